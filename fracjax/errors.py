@@ -1,0 +1,27 @@
+"""Expected failures: what the user is told in one line, instead of a traceback."""
+
+
+class FracjaxError(Exception):
+    """An expected failure. The message is one line: which input, why, and the way out.
+
+    The command line prints it and exits with ``exit_code``; a notebook sees it as an exception.
+    A message never holds a patient identifier, and a path only where the user typed it.
+    """
+
+    exit_code = 2
+
+
+class UsageError(FracjaxError):
+    """An argument or option cannot be used as given."""
+
+
+class DataError(FracjaxError):
+    """A data set is missing, or not in the shape that its reader expects."""
+
+
+class BundleError(FracjaxError):
+    """A model bundle is missing, damaged, or of a version this release does not know."""
+
+
+class WeightsError(FracjaxError):
+    """A weights file does not fit the network it is meant for."""

@@ -1,0 +1,134 @@
+"""Plain image files (JPEG, PNG, TIFF) to pictures, by Pillow."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+
+from fracjax.image.picture import MAX_PIXELS, Picture, Reason, Rejected
+
+FORMATS = {"JPEG": "jpeg", "PNG": "png", "TIFF": "tiff"}
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""First bytes of JPEG, PNG, TIFF and BigTIFF."""
+
+COLOUR_TOLERANCE = 16
+"""Grey levels by which the channels of a radiograph stored as colour may differ (JPEG chroma)."""
+
+COLOUR_FRACTION = 0.02
+"""Part of a radiograph's pixels that may be truly coloured (a marker, an annotation)."""
+
+DECODER = "pillow"
+
+
+def looks_like_raster(data: bytes) -> bool:
+    """Tell by the first bytes whether ``data`` is a JPEG, PNG or TIFF file."""
+    return data.startswith(SIGNATURES)
+
+
+def read_raster(data: bytes) -> Picture:
+    """Decode a JPEG, PNG or TIFF file to one grey picture.
+
+    EXIF orientation is applied. Of a truncated JPEG the intact rows are kept, with the note
+    ``truncated_rows``. A 16-bit file carries no window, so its full range is shown.
+
+    Raises:
+        Rejected: ``corrupt``, ``truncated``, ``too_large``, ``unsupported`` (several frames),
+            ``flat``, or ``not_a_radiograph`` (a colour picture).
+    """
+    pixels, file_format, notes = decode_gray(data)
+    if pixels.min() == pixels.max():
+        raise Rejected(Reason.FLAT, "every pixel has the same value")
+    if pixels.dtype == np.uint8:
+        display, voi_source = pixels.astype(np.float32) / np.float32(255), "none"
+    else:
+        low, high = float(pixels.min()), float(pixels.max())
+        display = ((pixels - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+        voi_source = "full_range"
+    return Picture(display, None, file_format, DECODER, voi_source, notes)
+
+
+def decode_gray(
+    data: bytes,
+) -> tuple[NDArray[np.uint8] | NDArray[np.float32], str, tuple[str, ...]]:
+    """Decode a plain image file to its grey levels as stored.
+
+    Returns:
+        Pixels (height, width), uint8 for files of up to 8 bits a channel and float32 for deeper
+        ones; the file's format; and notes (``truncated_rows``).
+
+    Raises:
+        Rejected: As :func:`read_raster`, but for ``flat``.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, checked before any pixel is decoded, replaces Pillow's warning.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+    except Exception as error:  # Pillow's parsers raise many types on hostile bytes
+        raise Rejected(Reason.CORRUPT, "the image header cannot be parsed") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise Rejected(Reason.TOO_LARGE, f"{image.width} x {image.height} pixels")
+    if getattr(image, "n_frames", 1) > 1:
+        raise Rejected(Reason.UNSUPPORTED, f"{image.n_frames} frames in one file")
+    file_format = FORMATS[str(image.format)]
+    try:
+        image.load()
+    except Exception as error:  # as above
+        if file_format != "jpeg" or "truncated" not in str(error):
+            raise Rejected(Reason.CORRUPT, "the pixels cannot be decoded") from error
+        return _decode_intact_rows(data), file_format, ("truncated_rows",)
+    return _to_gray(ImageOps.exif_transpose(image)), file_format, ()
+
+
+def _decode_intact_rows(data: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Decode a truncated baseline JPEG and crop it to the rows that are wholly there.
+
+    libjpeg fills the blocks that it has no data for with mid-grey (all coefficients zero), so a
+    row of MCUs (ITU-T T.81, A.2) is complete unless its last 8x8 block is exactly mid-grey.
+    """
+    image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    if image.info.get("progressive"):
+        raise Rejected(Reason.TRUNCATED, "a progressive JPEG ends early, so no row is complete")
+    mcu_rows = 8 * max(component[2] for component in image.layer)  # type: ignore[attr-defined]
+    parser = ImageFile.Parser()
+    parser.feed(data + b"\xff\xd9")
+    decoded = parser.close()
+    pixels = np.asarray(decoded.convert("L"))
+    last_block = 8 * ((pixels.shape[1] - 1) // 8)
+    intact = pixels.shape[0]
+    while intact > 0:
+        top = mcu_rows * ((intact - 1) // mcu_rows)
+        if (pixels[top:intact, last_block:] != 128).any():
+            break
+        intact = top
+    if intact == 0:
+        raise Rejected(Reason.TRUNCATED, "no complete row of pixels")
+    cropped = decoded.crop((0, 0, decoded.width, intact))
+    cropped.getexif().update(image.getexif())
+    return _to_gray(ImageOps.exif_transpose(cropped))
+
+
+def _to_gray(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Reduce a decoded image of any mode to (height, width) grey levels.
+
+    Raises:
+        Rejected: ``not_a_radiograph`` for a picture with real colour.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float32)
+        if not np.isfinite(levels).all():
+            raise Rejected(Reason.CORRUPT, "pixels that are not finite numbers")
+        return levels
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    channels = np.asarray(image.convert("RGB"))
+    spread = channels.max(axis=2) - channels.min(axis=2)
+    if (spread > COLOUR_TOLERANCE).mean() > COLOUR_FRACTION:
+        raise Rejected(Reason.NOT_A_RADIOGRAPH, "a colour picture")
+    return np.asarray(image.convert("L"))
