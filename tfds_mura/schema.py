@@ -3,7 +3,7 @@
 An example is one image:
 
 ========== ======================= ===============================================================
-image      uint8 (height, width, 1) grey levels as stored; the file's own bytes, not encoded again
+image      uint8 (height, width, 1) grey levels, upright; the file's own bytes, not encoded again
 label      0 or 1                  whether the image (FracAtlas) or its study (MURA) is positive
 target     str                     what a positive label means: ``fracture`` or ``abnormality``
 body_part  str                     ``hand``, ``wrist``, ...; several are joined by ``+``
@@ -17,19 +17,47 @@ truncated  bool                    the file ends early, and only its intact rows
 ========== ======================= ===============================================================
 """
 
+import csv
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+from PIL import Image
+
+# A name that imports TensorFlow when it is first used, and so only where tf.data reads the set.
+from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as tf
 
 from fracjax.errors import DataError
+from fracjax.image.picture import Rejected
+from fracjax.image.raster import decode_gray
+
+
+class GrayImage(tfds.features.Image):  # type: ignore[misc]  # TFDS carries no types
+    """An image that every reader of the set gets alike: one grey channel, upright.
+
+    The decoders of TFDS itself leave three equal channels where a file stores them, and know no
+    EXIF orientation, though boxes do. So the files are decoded as they are for scoring.
+    """
+
+    def decode_example_np(self, example: bytes) -> NDArray[np.uint8]:
+        """Decode the stored bytes to (height, width, 1)."""
+        return decode_gray(example)[0][..., np.newaxis].astype(np.uint8, copy=False)
+
+    def decode_example(self, example: Any) -> Any:  # noqa: ANN401 - tensors, which carry no types
+        """Decode the stored bytes in a tf.data pipeline."""
+        image = tf.numpy_function(self.decode_example_np, [example], tf.uint8)
+        image.set_shape(self.shape)
+        return image
 
 
 def features() -> tfds.features.FeaturesDict:
     """Build the schema described above. Images are given to it as encoded bytes."""
     return tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=(None, None, 1), dtype=np.uint8),
+            "image": GrayImage(shape=(None, None, 1), dtype=np.uint8),
             "label": tfds.features.ClassLabel(num_classes=2),
             "target": tfds.features.Text(),
             "body_part": tfds.features.Text(),
@@ -44,6 +72,22 @@ def features() -> tfds.features.FeaturesDict:
     )
 
 
+def find_archive(
+    dl_manager: tfds.download.DownloadManager, name: str, needed: tuple[str, ...], way_out: str
+) -> Path:
+    """Find an archive that the user has unpacked in the manual directory.
+
+    Raises:
+        DataError: The directory, or something in it, is missing; the message says how to get it.
+    """
+    try:
+        root = Path(dl_manager.manual_dir) / name
+    except AssertionError as error:  # how TFDS tells that the directory is missing or empty
+        raise DataError(_one_line(str(error))) from None
+    require(root, needed, way_out)
+    return root
+
+
 def require(root: Path, names: tuple[str, ...], way_out: str) -> None:
     """Check that an archive is unpacked where its builder looks for it.
 
@@ -52,4 +96,49 @@ def require(root: Path, names: tuple[str, ...], way_out: str) -> None:
     """
     for name in names:
         if not (root / name).exists():
-            raise DataError(f"{root / name} is missing. {' '.join(way_out.split())}")
+            raise DataError(f"{root / name} is missing. {_one_line(way_out)}")
+
+
+def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
+    """Read a csv file that has a header.
+
+    Raises:
+        DataError: One of ``columns`` is missing.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, restval="")
+        missing = columns - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path} has no column {min(missing)}; use the file as released")
+        return list(reader)
+
+
+def intact_image(path: Path) -> tuple[bytes, bool]:
+    """Read an image that decodes whole: the file's own bytes, or its intact rows as PNG.
+
+    Files that end early can all be of one class (in FracAtlas about 59 JPEGs, none of them
+    fractured). To drop, fail or grey them would mark the class; so they are cropped, and flagged.
+
+    Raises:
+        DataError: The file cannot be decoded to 8-bit grey levels.
+    """
+    data = path.read_bytes()
+    try:
+        pixels, _, notes = decode_gray(data)
+    except Rejected as rejected:
+        raise DataError(_unusable(path, rejected.detail)) from rejected
+    if pixels.dtype != np.uint8:
+        raise DataError(_unusable(path, "more than 8 bits a pixel"))
+    if "truncated_rows" not in notes:
+        return data, False
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, format="PNG")
+    return png.getvalue(), True
+
+
+def _unusable(path: Path, why: str) -> str:
+    return f"{path} cannot be used: {why}; unpack the archive again, or take the file off its list"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

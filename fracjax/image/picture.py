@@ -6,8 +6,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PIXELS = 100_000_000
-"""Pixels of the largest picture that is decoded: ten times a stitched long-leg radiograph."""
+MAX_PIXELS = 2**26
+"""A larger picture is refused. 64 Mpx is one and a half times a stitched long-leg film (about
+3,000 x 14,000); reading one takes some 26 bytes a pixel at its peak, here 1.6 GiB."""
 
 
 class Reason(StrEnum):
@@ -22,8 +23,11 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     """A second copy of a SOP instance that is already scored: expected, and no failure."""
 
+    NOT_A_FILE = "not_a_file"
+    """A symbolic link, pipe or device: not opened, so that nothing outside the export is read."""
+
     UNREADABLE = "unreadable"
-    """The file could not be opened or read."""
+    """The file, folder or archive member could not be opened or read."""
 
     EMPTY = "empty"
     """The file holds no bytes."""
@@ -55,18 +59,6 @@ class Reason(StrEnum):
         return self not in (Reason.NOT_AN_IMAGE, Reason.NOT_A_RADIOGRAPH, Reason.DUPLICATE)
 
 
-class Rejected(Exception):
-    """A file that yields no picture: ``reason``, and one line of detail without identifiers."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)  # both, so that the exception survives pickling
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
     """The facts of a DICOM header that a worklist needs. Holds no name, birth date or patient ID.
@@ -87,6 +79,25 @@ class Header:
     laterality: str | None = None
     transfer_syntax: str | None = None
     """Transfer syntax UID of the file."""
+
+
+class Rejected(Exception):
+    """A file that yields no picture.
+
+    Attributes:
+        reason: Why.
+        detail: One line, without identifiers.
+        header: The facts of the DICOM header, where it could be read.
+    """
+
+    def __init__(self, reason: Reason, detail: str, header: Header | None = None) -> None:
+        super().__init__(reason, detail, header)  # all, so that it survives pickling
+        self.reason = reason
+        self.detail = detail
+        self.header = header
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ def network_input(
 ) -> NDArray[np.float32]:
     """Fit a picture into the square that the network sees.
 
-    The longer side becomes ``preprocess.size`` and the rest of the square is black, so the
+    The longer side becomes ``preprocess.image_size`` and the rest of the square is black, so the
     anatomy keeps its proportions and its place does not depend on the picture's shape.
 
     Args:
@@ -22,7 +22,7 @@ def network_input(
     Returns:
         float32 (size, size) in 0..1.
     """
-    size = preprocess.size
+    size = preprocess.image_size
     height, width = display.shape
     scale = size / max(height, width)
     new_width = min(size, max(1, round(width * scale)))

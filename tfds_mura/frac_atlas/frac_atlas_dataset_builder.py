@@ -1,7 +1,5 @@
 """FracAtlas (Abedeen et al., Scientific Data 10:521, 2023) for TFDS."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
 from fracjax.errors import DataError
-from fracjax.image.raster import decode_gray
 from tfds_mura import schema
 
 FOLDS = 5
@@ -35,7 +31,7 @@ COCO = "Annotations/COCO JSON/COCO_fracture_masks.json"
 Example = dict[str, Any]
 
 
-class FracAtlas(tfds.core.GeneratorBasedBuilder):
+class FracAtlas(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS carries no types
     """FracAtlas in five folds, ``fold_0`` to ``fold_4``, that share no leakage group."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -56,9 +52,9 @@ class FracAtlas(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, Example]]]:
-        root = Path(dl_manager.manual_dir) / "FracAtlas"
-        schema.require(
-            root,
+        root = schema.find_archive(
+            dl_manager,
+            "FracAtlas",
             ("dataset.csv", "images/Fractured", "images/Non_fractured", COCO),
             self.MANUAL_DOWNLOAD_INSTRUCTIONS,
         )
@@ -82,7 +78,7 @@ class FracAtlas(tfds.core.GeneratorBasedBuilder):
         for row in rows:
             name = row["image_id"]
             source = f"images/{IMAGE_FOLDERS[row['fractured']]}/{name}"
-            data, truncated = intact_image((root / source).read_bytes())
+            data, truncated = schema.intact_image(root / source)
             yield (
                 name,
                 {
@@ -105,45 +101,56 @@ def read_rows(root: Path) -> list[dict[str, str]]:
     """Read ``dataset.csv``, sorted by image.
 
     Raises:
-        DataError: A column is missing or a row is not as the release has it.
+        DataError: A column is missing or a value is not as the release has it.
     """
-    needed = {"image_id", "fractured", "fracture_count", "hardware", *REGIONS, *VIEWS}
-    with (root / "dataset.csv").open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = needed - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(
-                f"{root / 'dataset.csv'} has no column {sorted(missing)[0]}; "
-                "use the file of the FracAtlas release as it is"
-            )
-        rows = sorted(reader, key=lambda row: row["image_id"])
+    path = root / "dataset.csv"
+    flags = ("fractured", "hardware", *REGIONS, *VIEWS)
+    rows = schema.read_table(path, {"image_id", "fracture_count", *flags})
     for row in rows:
-        if row["fractured"] not in IMAGE_FOLDERS:
+        odd = [name for name in flags if row[name] not in ("0", "1")]
+        if not row["fracture_count"].isdecimal():
+            odd.append("fracture_count")
+        if odd:
             raise DataError(
-                f"{root / 'dataset.csv'}: fractured is {row['fractured']!r} for "
-                f"{row['image_id']}, not 0 or 1; use the file of the release as it is"
+                f"{path} has {odd[0]} {row[odd[0]]!r} for {row['image_id']}; "
+                "use the file as released"
             )
-    return rows
+    return sorted(rows, key=lambda row: row["image_id"])
 
 
 def is_contradictory(root: Path, row: dict[str, str]) -> bool:
-    """Tell whether an image's label cannot be known: the release contradicts itself about it."""
-    counted = int(row["fracture_count"]) > 0
-    filed = (root / "images" / IMAGE_FOLDERS[row["fractured"]] / row["image_id"]).exists()
-    return row["image_id"] in CONTRADICTORY or counted != (row["fractured"] == "1") or not filed
+    """Tell whether an image's label cannot be known: the release contradicts itself about it.
+
+    Raises:
+        DataError: The image is in no folder at all.
+    """
+    name = row["image_id"]
+    filed = {
+        fractured
+        for fractured, folder in IMAGE_FOLDERS.items()
+        if (root / "images" / folder / name).exists()
+    }
+    if not filed:
+        raise DataError(
+            f"{name} is in dataset.csv, but in no folder of {root / 'images'}; "
+            "unpack FracAtlas.zip again"
+        )
+    counted = {"1" if int(row["fracture_count"]) > 0 else "0"}
+    return name in CONTRADICTORY or not filed == counted == {row["fractured"]}
 
 
 def read_groups(root: Path, names: list[str]) -> dict[str, str]:
     """Map images to leakage groups: ``groups.csv`` where it is, else blocks of consecutive ids.
 
     Raises:
-        DataError: ``groups.csv`` does not know an image.
+        DataError: ``groups.csv`` lacks a column, or does not know an image.
     """
     path = root / "groups.csv"
     if not path.exists():
         return {name: f"block-{int(Path(name).stem[3:]) // GROUP_BLOCK}" for name in names}
-    with path.open(newline="", encoding="utf-8") as file:
-        known = {row["image_id"]: row["group"] for row in csv.DictReader(file)}
+    known = {
+        row["image_id"]: row["group"] for row in schema.read_table(path, {"image_id", "group"})
+    }
     for name in names:
         if name not in known:
             raise DataError(f"{path} has no group for {name}; give each image one, or remove it")
@@ -179,17 +186,3 @@ def read_boxes(root: Path) -> dict[str, list[tfds.features.BBox]]:
             )
         )
     return boxes
-
-
-def intact_image(data: bytes) -> tuple[bytes, bool]:
-    """Give an image that decodes whole: the file's own bytes, or its intact rows as PNG.
-
-    About 59 JPEGs of the release end early, all of them without fracture. To drop, fail or grey
-    them would mark their class; so they are cropped, and flagged.
-    """
-    pixels, _, notes = decode_gray(data)
-    if "truncated_rows" not in notes:
-        return data, False
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, format="PNG")
-    return png.getvalue(), True

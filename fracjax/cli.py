@@ -1,0 +1,120 @@
+"""The command line: parse, call, print, exit code. No logic, and no heavy import before a command."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fracjax.errors import FracjaxError
+from fracjax_jobs.command import score_dir
+
+app = typer.Typer(
+    name="fracjax",
+    help="Fracture detection on radiographs. Research use only: not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+DataDir = Annotated[Path, typer.Option(help="Where prepared data sets lie.")]
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="frac_atlas or mura.")],
+    archive_dir: Annotated[Path, typer.Option(help="Folder that holds the unpacked archive.")],
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Convert a labelled data set for training."""
+    from fracjax import data
+
+    for split, images in data.prepare(dataset, archive_dir, data_dir).items():
+        typer.echo(f"{split}: {images} images")
+
+
+@app.command()
+def train(
+    workdir: Annotated[Path, typer.Option(help="Checkpoints and the model bundle go here.")],
+    config: Annotated[str, typer.Option(help="A recipe of fracjax.configs.")] = "fracatlas_resnet50",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.field=value on top of the recipe; may be repeated."),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    weights: Annotated[
+        Path | None, typer.Option(help="ImageNet weights to begin with (.safetensors).")
+    ] = None,
+) -> None:
+    """Train a model and write its bundle. A run that was interrupted goes on."""
+    from rich.console import Console
+
+    from fracjax import configs
+    from fracjax import train as training
+
+    recipe = configs.recipe(config, setting or [])
+    console = Console(stderr=True)
+    with console.status("reading the data and compiling") as status:
+
+        def report(progress: training.Progress) -> None:
+            line = (
+                f"step {progress.step}/{progress.steps}, epoch {progress.epoch:.2f}, "
+                f"loss {progress.loss:.4f}, {progress.images_per_second:.1f} images/s"
+            )
+            status.update(line)
+            if not console.is_terminal:
+                console.print(line, soft_wrap=True)
+
+        manifest = training.fit(
+            recipe, workdir, data_dir=data_dir, initial_weights=weights, report=report
+        )
+    typer.echo(f"{workdir / 'bundle'}: {manifest.model_id}")
+    for name, figure in manifest.figures.items():
+        typer.echo(f"  {name}: {figure}")
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="A DICOM, JPEG, PNG or TIFF radiograph.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="A model bundle; by default the one that ships.")
+    ] = None,
+) -> None:
+    """Score one image."""
+    from fracjax import engine
+    from fracjax.bundle import BUNDLED
+    from fracjax.card import MEANING
+    from fracjax.errors import UsageError
+    from fracjax.image import Rejected
+
+    scorer = engine.load(bundle or BUNDLED, batch_size=1)
+    try:
+        prediction = scorer.predict(file)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}; give an image file") from None
+    except Rejected as rejected:
+        raise UsageError(f"{file} is not scored: {rejected}; give a radiograph") from None
+    manifest = scorer.manifest
+    typer.echo("Research use only. Not a medical device. Not for diagnosis.")
+    typer.echo(
+        f"{prediction.likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
+        f"{MEANING[manifest.target]}"
+    )
+    for note in prediction.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"model {manifest.model_id}; on images it was not trained on:")
+    typer.echo(f"  AUROC {manifest.figures['auroc_study']}")
+
+
+app.command(name="score-dir")(score_dir)
+
+
+def main() -> None:
+    """Run the command line. An expected failure is one line on stderr and an exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app()
+    except FracjaxError as error:
+        typer.echo(f"fracjax: {error}", err=True)
+        sys.exit(error.exit_code)

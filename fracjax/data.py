@@ -1,0 +1,179 @@
+"""Labelled radiographs from TFDS, in the order and form that training and evaluation need."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, SupportsIndex, TypedDict
+
+import grain.python as grain
+import numpy as np
+import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+
+from fracjax.configs import Preprocess, Target
+from fracjax.errors import DataError
+from fracjax.image.raster import decode_gray
+from fracjax.image.render import network_input
+
+BUILDERS = {"frac_atlas": "tfds_mura.frac_atlas", "mura": "tfds_mura.mura"}
+"""Modules whose import registers a data set with TFDS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled image. The fields are those of ``tfds_mura.schema``."""
+
+    encoded: bytes
+    """The image file's own bytes."""
+    label: int
+    target: Target
+    body_part: str
+    view: str
+    study_id: str
+    group: str
+    source: str
+    boxes: NDArray[np.float32]
+    hardware: int
+    truncated: bool
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Decode the image: (height, width) grey levels."""
+        pixels, _, _ = decode_gray(self.encoded)
+        return pixels.astype(np.uint8)
+
+
+class Radiographs(Sequence[Example]):
+    """The images of some splits of a data set, read from disk one by one as they are asked for."""
+
+    def __init__(self, name: str, version: str, splits: Sequence[str], records: Any) -> None:
+        self.name = name
+        self.version = version
+        self.splits = tuple(splits)
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: SupportsIndex) -> Example:  # type: ignore[override]
+        record = self._records[range(len(self))[index]]
+        text = {
+            key: record[key].decode()
+            for key in ("target", "body_part", "view", "study_id", "group", "source")
+        }
+        return Example(
+            encoded=record["image"],
+            label=int(record["label"]),
+            boxes=np.reshape(record["boxes"], (-1, 4)).astype(np.float32),
+            hardware=int(record["hardware"]),
+            truncated=bool(record["truncated"]),
+            **text,
+        )
+
+
+class Batch(TypedDict):
+    """What a step takes."""
+
+    image: NDArray[np.uint8]
+    """(batch, size, size) grey levels 0..255: the network's input, rounded to 8 bits."""
+    label: NDArray[np.int32]
+    """(batch,), 0 or 1."""
+
+
+def prepare(name: str, archive_dir: Path, data_dir: Path) -> dict[str, int]:
+    """Convert an archive that a person has unpacked into ArrayRecord files.
+
+    Args:
+        name: A key of :data:`BUILDERS`.
+        archive_dir: The folder that holds ``FracAtlas`` or ``MURA-v1.1``.
+        data_dir: Where the converted set goes.
+
+    Returns:
+        The number of images in each split.
+
+    Raises:
+        DataError: The archive is missing or not in the shape of its release.
+    """
+    import_module(BUILDERS[name])
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=archive_dir)
+    )
+    return {split: info.num_examples for split, info in builder.info.splits.items()}
+
+
+def load(name: str, splits: Sequence[str], data_dir: Path) -> Radiographs:
+    """Open splits of a prepared data set. Neither this nor reading imports TensorFlow.
+
+    Raises:
+        DataError: The set is not prepared in ``data_dir``, or has no such split.
+    """
+    import_module(BUILDERS[name])
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.info.splits:
+        raise DataError(
+            f"{data_dir} holds no prepared {name}; run "
+            f"'fracjax prepare {name} --archive-dir DIR --data-dir {data_dir}' first"
+        )
+    for split in splits:
+        if split not in builder.info.splits:
+            raise DataError(
+                f"{name} has no split {split!r}; choose from {', '.join(builder.info.splits)}"
+            )
+    records = builder.as_data_source(
+        "+".join(splits), decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return Radiographs(name, str(builder.version), splits, records)
+
+
+def check_disjoint(train: Sequence[Example], valid: Sequence[Example]) -> None:
+    """Make sure that no group is both learned from and reported on.
+
+    Raises:
+        DataError: A group stands on both sides.
+    """
+    shared = {example.group for example in train} & {example.group for example in valid}
+    if shared:
+        raise DataError(
+            f"{len(shared)} groups stand in both the training and the validation splits; "
+            "choose splits that share none"
+        )
+
+
+def train_batches(
+    images: Radiographs, preprocess: Preprocess, *, batch_size: int, epochs: int, seed: int
+) -> grain.MapDataset:
+    """Order the images anew in each epoch and make batches of them.
+
+    The result is random access: batch ``i`` of a given seed is the same whenever it is asked for,
+    so the number of steps done is all that a resumed run needs to know.
+    """
+    return (
+        grain.MapDataset.source(images)
+        .seed(seed)
+        .shuffle()
+        .repeat(epochs)
+        .map(lambda example: _sample(example, preprocess))
+        .batch(batch_size, drop_remainder=True)
+    )
+
+
+def valid_batches(
+    images: Sequence[Example], preprocess: Preprocess, *, batch_size: int
+) -> Iterator[Batch]:
+    """Give the images in their order; the last batch is filled up with black ones."""
+    samples = grain.MapDataset.source(images).map(lambda example: _sample(example, preprocess))
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    for batch in samples.batch(batch_size).to_iter_dataset(options):
+        missing = batch_size - len(batch["label"])
+        yield Batch(
+            image=np.pad(batch["image"], ((0, missing), (0, 0), (0, 0))),
+            label=np.pad(batch["label"], (0, missing)),
+        )
+
+
+def _sample(example: Example, preprocess: Preprocess) -> Batch:
+    square = network_input(example.pixels(), preprocess)
+    return Batch(
+        image=np.rint(square * 255).astype(np.uint8), label=np.asarray(example.label, np.int32)
+    )

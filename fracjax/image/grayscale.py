@@ -1,0 +1,198 @@
+"""From stored values to a display: the grey-scale pipeline of DICOM as functions of arrays.
+
+PS3.4 N.2 gives the order: stored values, modality LUT, VOI LUT, presentation LUT.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+_FAR = 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTable:
+    """A modality or VOI lookup table (PS3.3 C.11.1.1.1, C.11.2.1.1).
+
+    Attributes:
+        first: The input that the first entry is for.
+        entries: Integers (n,), the outputs for ``first`` and the inputs after it.
+        bits: Bits of an output; the outputs range over 0 .. 2**bits - 1.
+    """
+
+    first: int
+    entries: NDArray[Any]
+    bits: int
+
+
+def stored_values(samples: NDArray[Any], bits_stored: int, *, clip: bool) -> NDArray[Any]:
+    """Take the stored values out of their containers.
+
+    Args:
+        samples: Integers (h, w); signed exactly where PixelRepresentation is 1.
+        bits_stored: How many low bits of each sample are the value (PS3.5 8.1.1).
+        clip: Whether a sample outside the range is an overshoot of lossy compression, to be
+            clipped. Otherwise the bits above are no part of the value (overlays, garbage).
+
+    Returns:
+        Integers (h, w), sign-extended where signed.
+    """
+    unused = 8 * samples.dtype.itemsize - bits_stored
+    if unused <= 0:
+        return samples
+    if clip:
+        low = -(1 << (bits_stored - 1)) if samples.dtype.kind == "i" else 0
+        return np.asarray(np.clip(samples, low, low + (1 << bits_stored) - 1))
+    # Shifting right again extends the sign of a signed type.
+    return np.asarray(np.right_shift(np.left_shift(samples, unused), unused))
+
+
+def padding(stored: NDArray[Any], value: int, limit: int | None) -> Mask:
+    """Find the pixels that pad the image to a rectangle (PS3.3 C.7.5.1.1.2).
+
+    Args:
+        stored: Stored values (h, w), before any LUT.
+        value: PixelPaddingValue.
+        limit: PixelPaddingRangeLimit; it lies on either side of ``value``.
+
+    Returns:
+        bool (h, w), true where the pixel is padding.
+    """
+    low, high = sorted((value, value if limit is None else limit))
+    mask: Mask = (stored >= low) & (stored <= high)
+    return mask
+
+
+def rescale(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+    """Apply the linear modality transform (PS3.3 C.11.1.1.2).
+
+    Args:
+        stored: Stored values (h, w).
+        slope: RescaleSlope.
+        intercept: RescaleIntercept.
+
+    Returns:
+        float32 (h, w).
+
+    Raises:
+        ValueError: If the values leave the range that float32 can work with.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    if not np.abs(values).max() < _FAR:  # true of NaN too
+        raise ValueError("the modality transform overflows")
+    return values
+
+
+def look_up(values: NDArray[Any], table: LookupTable) -> NDArray[np.float32]:
+    """Apply a lookup table; inputs outside it take its first or last entry.
+
+    pydicom's ``apply_voi`` is not used: it holds the table's index in the type of the table's
+    entries, so that an 8-bit table of more than 256 entries wraps around.
+
+    Args:
+        values: Numbers (h, w).
+        table: The table.
+
+    Returns:
+        float32 (h, w) in 0 .. 2**bits - 1.
+
+    Raises:
+        ValueError: If the table has no entries.
+    """
+    if table.entries.size == 0:
+        raise ValueError("an empty lookup table")
+    index = np.rint(values - np.float32(table.first))
+    last = table.entries.size - 1
+    return table.entries.astype(np.float32)[np.clip(index, 0, last).astype(np.int32)]
+
+
+def window(values: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.float32]:
+    """Apply a window (PS3.3 C.11.2.1.2.1 and C.11.2.1.3).
+
+    Args:
+        values: Numbers (h, w), outputs of the modality transform.
+        center: WindowCenter.
+        width: WindowWidth.
+        function: VOILUTFunction: ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``.
+
+    Returns:
+        float32 (h, w) in 0..1.
+
+    Raises:
+        ValueError: If the standard does not allow the window.
+    """
+    # Narrower or further out, a window is damage, and its arithmetic leaves float32.
+    least = 1.0 if function == "LINEAR" else 1e-6
+    if not (abs(center) < _FAR and least <= width < _FAR):
+        raise ValueError("not a window")
+    x = values.astype(np.float32)
+    match function:
+        case "LINEAR":
+            return _ramp(x, center - 0.5, width - 1.0)
+        case "LINEAR_EXACT":
+            return _ramp(x, center, width)
+        case "SIGMOID":  # 1 / (1 + exp(-4 (x - c) / w)), in a form that cannot overflow
+            sigmoid: NDArray[np.float32] = 0.5 + 0.5 * np.tanh(
+                (x - np.float32(center)) * np.float32(2.0 / width)
+            )
+            return sigmoid
+        case _:
+            raise ValueError("an unknown VOI LUT function")
+
+
+def _ramp(x: NDArray[np.float32], center: float, span: float) -> NDArray[np.float32]:
+    if span == 0:
+        return (x > center).astype(np.float32)
+    ramp = (x - np.float32(center)) / np.float32(span) + np.float32(0.5)
+    return np.asarray(np.clip(ramp, 0, 1), np.float32)
+
+
+def value_range(values: NDArray[Any], background: Mask | None) -> tuple[float, float]:
+    """Smallest and largest value outside the background; (0, 0) where all is background."""
+    if background is None:
+        return float(values.min()), float(values.max())
+    picture = values[~background]
+    return (float(picture.min()), float(picture.max())) if picture.size else (0.0, 0.0)
+
+
+def full_range(values: NDArray[Any], background: Mask | None) -> NDArray[np.float32]:
+    """Stretch the values outside the background over 0..1.
+
+    Args:
+        values: Numbers (h, w).
+        background: bool (h, w) of pixels to leave out, or ``None``.
+
+    Returns:
+        float32 (h, w) in 0..1; all zero where the values outside the background are constant.
+    """
+    x = values.astype(np.float32)
+    low, high = value_range(x, background)
+    if high <= low:
+        return np.zeros(x.shape, np.float32)
+    stretched = (x - np.float32(low)) / np.float32(high - low)
+    return np.asarray(np.clip(stretched, 0, 1), np.float32)
+
+
+def gray_of_colour(
+    rgb: NDArray[Any], bits_stored: int, tolerance: float
+) -> NDArray[np.float32] | None:
+    """Take the grey picture out of a colour image whose channels are equal.
+
+    Args:
+        rgb: Unsigned integers (h, w, 3).
+        bits_stored: Bits of a sample.
+        tolerance: The largest difference between channels of a grey pixel, as part of the range.
+
+    Returns:
+        float32 (h, w) in 0..1, or ``None`` where the image is in colour.
+    """
+    white = 2**bits_stored - 1
+    if int(np.ptp(rgb, axis=-1).max()) > tolerance * white:
+        return None
+    gray = rgb[..., 1].astype(np.float32) / np.float32(white)
+    return np.asarray(np.clip(gray, 0, 1), np.float32)

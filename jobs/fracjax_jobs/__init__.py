@@ -1,0 +1,1 @@
+"""Jobs that run unattended over many files."""

@@ -1,0 +1,85 @@
+"""``fracjax score-dir``: parse, call, print, exit code."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fracjax_jobs.score_dir import Summary
+
+EXIT_SOME_FAILED = 1
+EXIT_NOTHING_SCORED = 3
+
+
+def score_dir(
+    directory: Annotated[Path, typer.Argument(help="The export. It is only read.")],
+    out: Annotated[Path, typer.Option(help="The worklist to write, a .parquet file.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="A model bundle; by default the one that ships.")
+    ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="What plain images make a study: study (each its own) or folder.")
+    ] = "study",
+    batch_size: Annotated[int, typer.Option(help="Images given to the device at once.")] = 16,
+    workers: Annotated[int, typer.Option(help="Reading processes; 0 is one a core.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that reading one file may take.")] = 60.0,
+) -> None:
+    """Score every radiograph below DIRECTORY and write a worklist, most likely first.
+
+    Exit codes: 0 all images scored; 1 some could not be; 2 bad usage; 3 no image scored.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from fracjax import engine
+    from fracjax.bundle import BUNDLED
+    from fracjax.errors import UsageError
+    from fracjax_jobs import score_dir as job
+    from fracjax_jobs.studies import GroupBy
+
+    if group_by not in list(GroupBy):
+        raise UsageError(f"--group-by {group_by} is unknown; give study or folder")
+    options = job.Options(GroupBy(group_by), workers, timeout)
+    job.check_paths(directory, out)
+    scorer = engine.load(bundle or BUNDLED, batch_size=batch_size)
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), "files", "{task.fields[rate]}", TimeRemainingColumn())
+    with Progress("scoring", *columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, rate="")
+
+        def report(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed or 0.0
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f}/s")
+
+        summary = job.score_dir(directory, out, scorer, options, report=report)
+    _print(summary, out, scorer.manifest.target)
+    if summary.images_scored == 0:
+        raise typer.Exit(EXIT_NOTHING_SCORED)
+    if summary.failures:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _print(summary: "Summary", out: Path, target: str) -> None:
+    from fracjax_jobs.score_dir import NOTICE
+
+    typer.echo(NOTICE)
+    typer.echo(f"files found       {summary.files_found:7d}")
+    typer.echo(f"images scored     {summary.images_scored:7d}")
+    for reason, count in summary.set_aside.items():
+        note = "  <- may be a lost image" if reason.is_failure else ""
+        typer.echo(f"  {reason:<16}{count:7d}{note}")
+    typer.echo(f"studies ranked    {summary.studies_ranked:7d}")
+    if summary.studies_not_scored:
+        typer.echo(f"studies not scored{summary.studies_not_scored:7d}  <- first in the worklist")
+    if summary.top:
+        typer.echo(f"\nrank  likelihood of {target}  images  body part   accession  study")
+    for position, study in enumerate(summary.top, start=1):
+        header = study.header
+        body_part = (header.body_part if header else None) or "-"
+        accession = (header.accession_number if header else None) or "-"
+        typer.echo(
+            f"{position:4d}  {study.likelihood:<{14 + len(target)}.3f}  "
+            f"{len(study.likelihoods):6d}  {body_part:<10}  {accession:<9}  {study.key}"
+        )
+    typer.echo(f"\n{out}: the worklist. {out.stem}.files.parquet: the outcome of every file.")

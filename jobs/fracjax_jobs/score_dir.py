@@ -1,0 +1,185 @@
+"""The batch job: walk, read, score, account, rank, write."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fracjax.engine import Scorer
+from fracjax.errors import UsageError
+from fracjax.image import Reason
+from fracjax_jobs.ledger import Ledger
+from fracjax_jobs.pool import default_workers, read_all
+from fracjax_jobs.studies import GroupBy, Study, rank
+from fracjax_jobs.tables import FILES, LINKAGE, SCHEMA_VERSION, WORKLIST, TableWriter
+from fracjax_jobs.walk import walk
+
+NOTICE = "Research use only. Not a medical device. Not for diagnosis."
+TOP = 10
+"""Studies that the summary shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the job runs.
+
+    Attributes:
+        group_by: What makes plain images one study.
+        workers: Processes that read and decode.
+        seconds_per_file: After which reading a file is given up.
+    """
+
+    group_by: GroupBy = GroupBy.STUDY
+    workers: int = 0
+    seconds_per_file: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"{self.workers} workers cannot read; give 1 or more, or 0 for all")
+        if self.seconds_per_file <= 0:
+            raise UsageError("a file needs time to be read; give more than 0 seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the job did.
+
+    Attributes:
+        files_found: Files and archive members; each has one outcome.
+        images_scored: Those that were scored.
+        set_aside: The others, by reason.
+        studies_ranked: Studies with a score.
+        studies_not_scored: Studies with images, but without a score.
+        top: The first studies of the ranking.
+    """
+
+    files_found: int
+    images_scored: int
+    set_aside: dict[Reason, int]
+    studies_ranked: int
+    studies_not_scored: int
+    top: list[Study]
+
+    @property
+    def failures(self) -> int:
+        """Files set aside that may have been images."""
+        return sum(count for reason, count in self.set_aside.items() if reason.is_failure)
+
+
+def score_dir(
+    root: Path,
+    out: Path,
+    scorer: Scorer,
+    options: Options | None = None,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Score every radiograph below a directory and write the ranked worklist.
+
+    Beside ``out`` stand ``<stem>.files.parquet``, with the outcome of every file, and
+    ``<stem>.linkage.parquet``, which alone knows their paths. Nothing is written into ``root``.
+
+    Args:
+        root: The export. It is only read.
+        out: The worklist, a Parquet file. It appears whole or not at all.
+        scorer: The model.
+        options: How the job runs.
+        report: Called with the number of files done, and of all files.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: ``root`` is no directory or holds no file, or ``out`` lies in it or cannot
+            be written.
+    """
+    options = options or Options()
+    check_paths(root, out)
+    total = sum(1 for _ in walk(root))
+    if total == 0:
+        raise UsageError(f"{root} holds no file; give the directory of an export")
+    results = read_all(
+        walk(root),
+        scorer.manifest.preprocess,
+        workers=options.workers or default_workers(),
+        seconds_per_file=options.seconds_per_file,
+    )
+    with (
+        TableWriter(out, WORKLIST) as worklist,
+        TableWriter(out.with_suffix(".files.parquet"), FILES) as files,
+        TableWriter(out.with_suffix(".linkage.parquet"), LINKAGE) as linkage,
+    ):
+        ledger = Ledger(scorer, options.group_by, files, linkage)
+        for done, (entry, result) in enumerate(results, start=1):
+            ledger.take(entry, result)
+            report(done, total)
+        ledger.score_pending()
+        ledger.check()
+        ranked = rank(ledger.studies)
+        for position, study in ranked:
+            worklist.append(study.row(position, scorer.manifest.target, scorer.manifest.model_id))
+        scored = [study for position, study in ranked if position is not None]
+        summary = Summary(
+            files_found=ledger.found,
+            images_scored=ledger.scored,
+            set_aside=dict(ledger.set_aside.most_common()),
+            studies_ranked=len(scored),
+            studies_not_scored=len(ranked) - len(scored),
+            top=scored[:TOP],
+        )
+        metadata = provenance(scorer, options, summary)
+        # The worklist last: where it stands, the tables that explain it stand too.
+        linkage.commit(metadata)
+        files.commit(metadata)
+        worklist.commit(metadata)
+    return summary
+
+
+def check_paths(root: Path, out: Path) -> None:
+    """Check that ``root`` can be read and ``out`` written, outside of it.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if not root.is_dir():
+        what = "is not a directory" if root.exists() else "does not exist"
+        raise UsageError(f"{root} {what}; give the directory of an export")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UsageError(f"{out} lies inside the export; nothing is written there, so give another")
+    if out.suffix != ".parquet":
+        raise UsageError(f"{out} is not named as a Parquet file; give a name like worklist.parquet")
+    if out.is_dir():
+        raise UsageError(f"{out} is a directory; give the name of a file")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} is not a directory; make it, or give another --out")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"{out.parent} cannot be written to; give another --out")
+
+
+def provenance(scorer: Scorer, options: Options, summary: Summary) -> dict[str, Any]:
+    """Collect what a table's footer says of how it was made."""
+    manifest = scorer.manifest
+    return {
+        "notice": NOTICE,
+        "schema_version": SCHEMA_VERSION,
+        "model_id": manifest.model_id,
+        "weights_sha256": manifest.weights_sha256,
+        "target": manifest.target,
+        "likelihood": "mean over the study's images of the model's output, not calibrated",
+        "preprocess": asdict(manifest.preprocess),
+        "figures": {name: asdict(figure) for name, figure in manifest.figures.items()},
+        "group_by": options.group_by,
+        "files_found": summary.files_found,
+        "images_scored": summary.images_scored,
+        "set_aside": summary.set_aside,
+        "studies_ranked": summary.studies_ranked,
+        "studies_not_scored": summary.studies_not_scored,
+        "software": {
+            name: importlib.metadata.version(name)
+            for name in ("fracjax", "jax", "flax", "pydicom", "imagecodecs", "pillow")
+        },
+        "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
