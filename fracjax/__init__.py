@@ -29,7 +29,7 @@ __all__ = [
 _ENGINE = ("Prediction", "Scorer", "load")
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module, a class or a function
+def __getattr__(name: str) -> Any:
     """Import a part when it is first used, so that ``import fracjax`` costs nothing."""
     if name in _ENGINE:
         return getattr(import_module("fracjax.engine"), name)

@@ -60,6 +60,7 @@ def warp(
     cosine, sine = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     source_rows = cosine * rows - sine * columns + centre
     source_columns = mirror * (sine * rows + cosine * columns) + centre
-    return jax.scipy.ndimage.map_coordinates(
+    warped: jax.Array = jax.scipy.ndimage.map_coordinates(
         picture, [source_rows, source_columns], order=1, mode="constant"
     )
+    return warped

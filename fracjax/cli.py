@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit code. No logic, and no heavy import before a command."""
+"""The command line: parse, call, print, exit code. Heavy imports wait for their command."""
 
 import logging
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from fracjax_jobs.command import score_dir
 
 from fracjax.errors import FracjaxError
-from fracjax_jobs.command import score_dir
 
 app = typer.Typer(
     name="fracjax",
@@ -37,10 +37,15 @@ def prepare(
 @app.command()
 def train(
     workdir: Annotated[Path, typer.Option(help="Checkpoints and the model bundle go here.")],
-    config: Annotated[str, typer.Option(help="A recipe of fracjax.configs.")] = "fracatlas_resnet50",
+    config: Annotated[
+        str, typer.Option(help="A recipe of fracjax.configs.")
+    ] = "fracatlas_resnet50",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.field=value on top of the recipe; may be repeated."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Short for --set preprocess.image_size=N.")
     ] = None,
     data_dir: DataDir = Path("data"),
     weights: Annotated[
@@ -53,7 +58,10 @@ def train(
     from fracjax import configs
     from fracjax import train as training
 
-    recipe = configs.recipe(config, setting or [])
+    settings = list(setting or [])
+    if image_size is not None:
+        settings.append(f"preprocess.image_size={image_size}")
+    recipe = configs.recipe(config, settings)
     console = Console(stderr=True)
     with console.status("reading the data and compiling") as status:
 

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypedDict
 import grain.python as grain
 import numpy as np
 import tensorflow_datasets as tfds
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fracjax.configs import Preprocess, Target
 from fracjax.errors import DataError
@@ -74,10 +74,10 @@ class Radiographs(Sequence[Example]):
 class Batch(TypedDict):
     """What a step takes."""
 
-    image: NDArray[np.uint8]
-    """(batch, size, size) grey levels 0..255: the network's input, rounded to 8 bits."""
-    label: NDArray[np.int32]
-    """(batch,), 0 or 1."""
+    image: ArrayLike
+    """uint8 (batch, size, size) grey levels 0..255: the network's input, rounded to 8 bits."""
+    label: ArrayLike
+    """int32 (batch,), 0 or 1."""
 
 
 def prepare(name: str, archive_dir: Path, data_dir: Path) -> dict[str, int]:

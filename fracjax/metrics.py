@@ -1,7 +1,5 @@
 """Figures, each with its number of cases and an interval."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
@@ -11,9 +9,7 @@ from fracjax.figure import Figure
 BOOTSTRAP_SAMPLES = 2000
 
 
-def auroc(
-    labels: ArrayLike, scores: ArrayLike, groups: Sequence[str], *, seed: int = 0
-) -> Figure:
+def auroc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, seed: int = 0) -> Figure:
     """Measure the area under the ROC curve with a group-bootstrap interval.
 
     The interval is the percentile bootstrap over groups (Field and Welsh, 2007): whole groups are
@@ -29,7 +25,7 @@ def auroc(
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     rows = [np.flatnonzero(members == index) for index in range(len(names))]
     rng = np.random.default_rng(seed)
-    draws = []
+    draws: list[float] = []
     while len(draws) < BOOTSTRAP_SAMPLES:
         drawn = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
         if 0 < labels[drawn].sum() < len(drawn):

@@ -1,7 +1,5 @@
 """Where arrays live: every local device takes an equal part of each batch."""
 
-from typing import Any
-
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -34,8 +32,3 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
             f"a batch of {batch_size} does not divide over {mesh.size} devices; "
             f"give a multiple of {mesh.size}"
         )
-
-
-def put(batch: Any, mesh: Mesh) -> Any:
-    """Copy a batch of host arrays to the devices."""
-    return jax.device_put(batch, sharded(mesh))

@@ -77,13 +77,14 @@ def train_step(
         The new state and the batch's loss, a float32 scalar.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    pictures = batch["image"].astype(jnp.float32) / 255
+    labels = jnp.asarray(batch["label"])
+    pictures = jnp.asarray(batch["image"], jnp.float32) / 255
     images = normalise(augment(pictures, key, config.augment), config.preprocess)
     parameters = {name: state.variables[name] for name in network.trainable}
 
     def loss_of(parameters: Variables) -> tuple[jax.Array, Variables]:
         logits, variables = network.train_logits(state.variables | parameters, images)
-        loss = weighted_binary_cross_entropy(logits[:, 0], batch["label"], class_weights)
+        loss = weighted_binary_cross_entropy(logits[:, 0], labels, class_weights)
         return loss, variables
 
     (loss, variables), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)

@@ -33,6 +33,9 @@ CHECKPOINTS_KEPT = 2
 LOSSES_BETWEEN_READS = 10
 """Steps between two looks at the loss: each look waits for the device."""
 
+CLAIM_NAME = "config.json"
+"""In a working directory: which run it belongs to."""
+
 LICENCES = {
     "frac_atlas": (
         "FracAtlas, Abedeen et al. 2023, CC BY 4.0, https://doi.org/10.6084/m9.figshare.22363012"
@@ -87,7 +90,8 @@ def fit(
         WeightsError: ``initial_weights`` does not fit the network.
     """
     digest = _sha256(initial_weights)
-    _claim(workdir, config, digest)
+    claim = json.dumps({"config": dataclasses.asdict(config), "initial_weights": digest}, indent=2)
+    _check_claim(workdir / CLAIM_NAME, claim)
     if (workdir / "bundle").exists():
         logger.info("%s is finished; its bundle stands", workdir)
         return bundle.load(workdir / "bundle").manifest
@@ -122,7 +126,7 @@ def fit(
     optimizer = step.create_optimizer(config.optimizer, steps)
     variables = network.init(config.seed)
     if initial_weights is not None:
-        variables |= load_keras_resnet(initial_weights, network)
+        variables |= jax.device_put(load_keras_resnet(initial_weights, network))
     parameters = {name: variables[name] for name in network.trainable}
     state = step.TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(parameters))
     state = jax.device_put(state, parallel.replicated(mesh))
@@ -134,6 +138,8 @@ def fit(
     )
 
     # ---- The loop. Batch i is a function of the seed, so the step is the whole position.
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / CLAIM_NAME).write_text(claim, encoding="utf-8")
     with ocp.training.Checkpointer(
         (workdir / "checkpoints").absolute(),
         preservation_policy=ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT),
@@ -147,7 +153,7 @@ def fit(
         clock = time.perf_counter()
         losses = []
         for index, batch in enumerate(_prefetch(batches[first:]), start=first):
-            state, loss = take_step(state, parallel.put(batch, mesh))
+            state, loss = take_step(state, jax.device_put(batch, parallel.sharded(mesh)))
             losses.append(loss)
             if len(losses) == LOSSES_BETWEEN_READS or index + 1 == steps:
                 mean_loss = float(np.mean(jax.device_get(losses)))
@@ -211,9 +217,7 @@ def predict(
     return np.asarray(jax.nn.sigmoid(jnp.concatenate(logits)))[: len(images)]
 
 
-def evaluate(
-    images: Sequence[data.Example], likelihoods: NDArray[np.float32]
-) -> dict[str, Figure]:
+def evaluate(images: Sequence[data.Example], likelihoods: NDArray[np.float32]) -> dict[str, Figure]:
     """Measure the area under the ROC curve of images, of studies, and of what may mislead.
 
     Args:
@@ -226,8 +230,9 @@ def evaluate(
     """
     labels = np.array([example.label for example in images])
     groups = np.array([example.group for example in images])
-    studies, members = np.unique([example.study_id for example in images], return_inverse=True)
-    first = np.unique(members, return_index=True)[1]
+    _, first, members = np.unique(
+        [example.study_id for example in images], return_index=True, return_inverse=True
+    )
     mean = np.bincount(members, likelihoods) / np.bincount(members)
     figures = {
         "auroc_study": metrics.auroc(labels[first], mean, groups[first]),
@@ -254,19 +259,13 @@ def _prefetch(batches: grain.MapDataset) -> Iterator[data.Batch]:
         iterator.close()
 
 
-def _claim(workdir: Path, config: Config, initial_weights: str) -> None:
-    """Note in ``workdir`` which run it belongs to, or check that it is this one."""
-    claim = json.dumps(
-        {"config": dataclasses.asdict(config), "initial_weights": initial_weights}, indent=2
-    )
-    path = workdir / "config.json"
+def _check_claim(path: Path, claim: str) -> None:
+    """Make sure that a working directory belongs to no other run."""
     if path.exists() and path.read_text(encoding="utf-8") != claim:
         raise UsageError(
-            f"{workdir} holds a run of another configuration; give another --workdir, "
-            "or the settings in its config.json"
+            f"{path.parent} holds a run of another configuration; give another --workdir, "
+            f"or the settings in its {path.name}"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(claim, encoding="utf-8")
 
 
 def _sha256(path: Path | None) -> str:

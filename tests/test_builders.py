@@ -1,10 +1,6 @@
 """The builders on the dummy archives, and FracAtlas on its real part; none needs TensorFlow."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -27,37 +23,6 @@ ARCHIVES = {
     FracAtlas: REPOSITORY / "tfds_mura/frac_atlas/dummy_data",
     Mura: REPOSITORY / "tfds_mura/mura/dummy_data",
 }
-
-BUILD_AND_READ = """
-import json, sys
-from pathlib import Path
-import tensorflow_datasets as tfds
-import tfds_mura.frac_atlas, tfds_mura.mura
-
-for name, manual_dir in json.loads(sys.argv[2]).items():
-    builder = tfds.builder(name, data_dir=sys.argv[1], file_format="array_record")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
-    for split in builder.info.splits:
-        list(builder.as_data_source(split))
-print("tensorflow" in sys.modules)
-"""
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    """Both dummy archives, built and read by a process of their own, without TensorFlow."""
-    data_dir = tmp_path_factory.mktemp("tfds")
-    archives = {builder.name: str(path) for builder, path in ARCHIVES.items()}
-    done = subprocess.run(  # noqa: S603 - our own interpreter and script
-        [sys.executable, "-c", BUILD_AND_READ, str(data_dir), json.dumps(archives)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "False", "TensorFlow was imported"
-    return data_dir
 
 
 def read(builder_class, data_dir):
@@ -326,11 +291,8 @@ def test_mura_odd_lists(name, change, word, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def real_root():
-    shared = os.environ.get("FRACJAX_SHARED")
-    if not shared:
-        pytest.skip("FRACJAX_SHARED is unset: no real FracAtlas to read")
-    return Path(shared) / "data/FracAtlas"
+def real_root(shared):
+    return shared / "data/FracAtlas"
 
 
 @pytest.fixture(scope="module")

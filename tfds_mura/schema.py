@@ -46,7 +46,7 @@ class GrayImage(tfds.features.Image):  # type: ignore[misc]  # TFDS carries no t
         """Decode the stored bytes to (height, width, 1)."""
         return decode_gray(example)[0][..., np.newaxis].astype(np.uint8, copy=False)
 
-    def decode_example(self, example: Any) -> Any:  # noqa: ANN401 - tensors, which carry no types
+    def decode_example(self, example: Any) -> Any:
         """Decode the stored bytes in a tf.data pipeline."""
         image = tf.numpy_function(self.decode_example_np, [example], tf.uint8)
         image.set_shape(self.shape)

@@ -133,7 +133,7 @@ def iso_datetime(date: str | None, time: str | None) -> str | None:
     return None
 
 
-def _first(value: Any) -> Any:  # noqa: ANN401 - the value of any element
+def _first(value: Any) -> Any:
     if isinstance(value, MultiValue | list | tuple):
         return value[0] if len(value) else None
     return value

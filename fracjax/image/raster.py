@@ -71,8 +71,9 @@ def decode_gray(
         raise Rejected(Reason.CORRUPT, "the image header cannot be parsed") from error
     if image.width * image.height > MAX_PIXELS:
         raise Rejected(Reason.TOO_LARGE, f"{image.width} x {image.height} pixels")
-    if getattr(image, "n_frames", 1) > 1:
-        raise Rejected(Reason.UNSUPPORTED, f"{image.n_frames} frames in one file")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise Rejected(Reason.UNSUPPORTED, f"{frames} frames in one file")
     file_format = FORMATS[str(image.format)]
     try:
         image.load()

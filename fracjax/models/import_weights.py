@@ -64,8 +64,10 @@ def load_keras_resnet(
 
 
 def keras_name(name: str) -> str:
-    """Translate a variable's path to Keras's name: ``stages/0/1/conv2/kernel`` to
-    ``res2b_branch2b/kernel``.
+    """Translate a variable's path to Keras's name.
+
+    >>> keras_name("stages/0/1/conv2/kernel")
+    'res2b_branch2b/kernel'
     """
     *module, leaf = name.split("/")
     match module:

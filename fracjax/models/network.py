@@ -4,7 +4,9 @@ The dictionary (``"stages/0/1/conv2/kernel"`` -> array) is what a step different
 and a bundle stores; the module itself exists only while JAX traces.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,16 +82,16 @@ class Network:
         logits = model(x).astype(jnp.float32)
         return logits, _flatten(nnx.state(model))
 
-    def _unflatten(self, variables: Variables) -> nnx.State:
+    def _unflatten(self, variables: Variables) -> nnx.State[Any, Any]:
         flat = nnx.to_flat_state(self._template)
         return nnx.from_flat_state(
             [(path, leaf.replace(variables[_name(path)])) for path, leaf in flat]
         )
 
 
-def _name(path: tuple[str | int, ...]) -> str:
+def _name(path: Sequence[Any]) -> str:
     return "/".join(map(str, path))
 
 
-def _flatten(state: nnx.State) -> Variables:
+def _flatten(state: nnx.State[Any, Any]) -> Variables:
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)}

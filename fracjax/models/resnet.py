@@ -1,7 +1,7 @@
 """ResNet with bottleneck blocks (He et al. 2016, arXiv:1512.03385), NHWC."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,12 @@ class PointwiseConv(nnx.Linear):
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs) -> None:
-        super().__init__(
-            in_channels, channels, kernel_init=nnx.initializers.he_normal(), rngs=rngs
-        )
+        super().__init__(in_channels, channels, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
         self.stride = stride
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        return super().__call__(inputs[:, :: self.stride, :: self.stride, :])
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Map (batch, height, width, in_channels) to (batch, height, width, channels), strided."""
+        return super().__call__(inputs[:, :: self.stride, :: self.stride, :], out_sharding)
 
 
 def _conv(in_channels: int, channels: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -83,6 +82,7 @@ class Bottleneck(nnx.Module):
             self.projection_norm = _norm(channels, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (batch, height, width, in_channels) to 4 x width channels, strided."""
         y = nnx.relu(self.norm1(self.conv1(x)))
         y = nnx.relu(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
@@ -116,6 +116,7 @@ class ResNet(nnx.Module):
         self.head = nnx.Linear(channels, outputs, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Score a batch; heights and widths of 32 pixels or more."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage in self.stages:
@@ -123,7 +124,7 @@ class ResNet(nnx.Module):
                 x = block(x)
         return self.head(jnp.mean(x, axis=(1, 2)))
 
-    def stage_of(self, path: Sequence[str | int]) -> int:
+    def stage_of(self, path: Sequence[Any]) -> int:
         """Give the stage that a variable belongs to: 0 the stem, 1 to 4 the stages, 5 the head."""
         if path[0] == "stages":
             return 1 + int(path[1])

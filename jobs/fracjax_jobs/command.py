@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 EXIT_SOME_FAILED = 1
 EXIT_NOTHING_SCORED = 3
+TOP_COLUMNS = ("images", "body part", "study", "accession")
 
 
 def score_dir(
@@ -44,7 +45,13 @@ def score_dir(
     job.check_paths(directory, out)
     scorer = engine.load(bundle or BUNDLED, batch_size=batch_size)
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), "files", "{task.fields[rate]}", TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        "files",
+        "{task.fields[rate]}",
+        TimeRemainingColumn(),
+    )
     with Progress("scoring", *columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, rate="")
 
@@ -73,13 +80,23 @@ def _print(summary: "Summary", out: Path, target: str) -> None:
     if summary.studies_not_scored:
         typer.echo(f"studies not scored{summary.studies_not_scored:7d}  <- first in the worklist")
     if summary.top:
-        typer.echo(f"\nrank  likelihood of {target}  images  body part   accession  study")
-    for position, study in enumerate(summary.top, start=1):
-        header = study.header
-        body_part = (header.body_part if header else None) or "-"
-        accession = (header.accession_number if header else None) or "-"
         typer.echo(
-            f"{position:4d}  {study.likelihood:<{14 + len(target)}.3f}  "
-            f"{len(study.likelihoods):6d}  {body_part:<10}  {accession:<9}  {study.key}"
+            "\n" + _columns([("rank", f"likelihood of {target}", *TOP_COLUMNS), *_top(summary)])
         )
     typer.echo(f"\n{out}: the worklist. {out.stem}.files.parquet: the outcome of every file.")
+
+
+def _top(summary: "Summary") -> list[tuple[str, ...]]:
+    rows = []
+    for position, study in enumerate(summary.top, start=1):
+        body_part = study.header.body_part if study.header else None
+        accession = study.header.accession_number if study.header else None
+        row = (position, f"{study.likelihood:.3f}", len(study.likelihoods), body_part, study.key)
+        rows.append(tuple(str(cell or "-") for cell in (*row, accession)))
+    return rows
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)

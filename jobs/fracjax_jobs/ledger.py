@@ -64,6 +64,7 @@ class Ledger:
                 result = Rejected(Reason.DUPLICATE, "this SOP instance is scored already", header)
             self._seen.add(uid)
         row = _file_row(file_key, header)
+        study: Study | None = None
         if isinstance(result, Reading):
             study = self._study(entry.name, header, file_key)
             study.file_keys.append(file_key)
@@ -86,8 +87,8 @@ class Ledger:
             self.set_aside[result.reason] += 1
             # An image that is lost to its study is the study's affair; furniture is not.
             lost = result.reason.is_failure and header is not None
-            study = self._study(entry.name, header, file_key) if lost else None
-            if study is not None:
+            if lost:
+                study = self._study(entry.name, header, file_key)
                 study.set_aside.append(result.reason)
             self._pending.append(_Account(row, study, None))
         if self._inputs == self._scorer.batch_size:

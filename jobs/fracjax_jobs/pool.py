@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeAlias
 
 import cv2
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -14,6 +15,9 @@ from fracjax.configs import Preprocess
 from fracjax.image import Reason, Rejected
 from fracjax_jobs.read import Reading, read_entry
 from fracjax_jobs.walk import Entry
+
+Pending: TypeAlias = "ProcessFuture[Reading | Rejected] | Rejected"
+"""A reading under way, or a rejection known beforehand."""
 
 READ_AHEAD = 8
 """Entries in flight for each worker: enough to hide a slow file, few enough to stay small."""
@@ -31,7 +35,7 @@ def read_all(
 
     A decoder that crashes or hangs costs its one file.
     """
-    window: deque[tuple[Entry, ProcessFuture | Rejected]] = deque()
+    window: deque[tuple[Entry, Pending]] = deque()
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads half-way
     pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
     try:
@@ -58,7 +62,7 @@ def _start_worker() -> None:
 
 
 def _result(
-    entry: Entry, future: ProcessFuture | Rejected, seconds_per_file: float
+    entry: Entry, future: Pending, seconds_per_file: float
 ) -> tuple[Entry, Reading | Rejected]:
     if isinstance(future, Rejected):
         return entry, future

@@ -110,6 +110,7 @@ def rank(studies: Iterable[Study]) -> list[tuple[int | None, Study]]:
     """
     unscored = sorted((s for s in studies if s.likelihood is None), key=lambda s: s.key)
     scored = sorted(
-        (s for s in studies if s.likelihood is not None), key=lambda s: (-(s.likelihood or 0), s.key)
+        (s for s in studies if s.likelihood is not None),
+        key=lambda s: (-(s.likelihood or 0.0), s.key),
     )
     return [(None, study) for study in unscored] + list(enumerate(scored, start=1))

@@ -1,0 +1,126 @@
+"""What several tests lean on: the folder of real files, a small model, a small data set."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from fracjax import bundle
+from fracjax.card import render_card
+from fracjax.configs import Augment, Config, Model, Optimizer, Preprocess
+from fracjax.figure import Figure
+from fracjax.models import Network
+
+REPOSITORY = Path(__file__).parents[1]
+ARCHIVES = {
+    "frac_atlas": REPOSITORY / "tfds_mura/frac_atlas/dummy_data",
+    "mura": REPOSITORY / "tfds_mura/mura/dummy_data",
+}
+
+BUILD_AND_READ = """
+import json, sys
+from pathlib import Path
+from fracjax import data
+
+for name, archive_dir in json.loads(sys.argv[2]).items():
+    splits = data.prepare(name, Path(archive_dir), Path(sys.argv[1]))
+    for split in splits:
+        [example.pixels() for example in data.load(name, [split], Path(sys.argv[1]))]
+print("tensorflow" in sys.modules)
+"""
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real radiographs, weights and DICOM files that the project does not ship."""
+    folder = os.environ.get("FRACJAX_SHARED")
+    if not folder:
+        pytest.skip("FRACJAX_SHARED names no folder of real files")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Run our own interpreter in a process of its own; gives the finished process."""
+
+    def run(*arguments, **environment):
+        return subprocess.run(  # noqa: S603 - our own interpreter and arguments
+            [sys.executable, *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory, run_python):
+    """Both dummy archives, built and read by a process of their own, without TensorFlow."""
+    data_dir = tmp_path_factory.mktemp("tfds")
+    archives = {name: str(path) for name, path in ARCHIVES.items()}
+    done = run_python("-c", BUILD_AND_READ, data_dir, json.dumps(archives))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "False", "TensorFlow was imported"
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A run of seconds: two epochs of 4 steps over the dummy FracAtlas, at 32 px."""
+    return Config(
+        name="tiny",
+        preprocess=Preprocess(image_size=32),
+        model=Model("resnet14"),
+        augment=Augment(rotation=5, scale=0.05, shift=0.02, flip=0.5, contrast=0.1, gamma=0.1),
+        optimizer=Optimizer(epochs=2, batch_size=4, learning_rate=1e-3),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest():
+    """Make the manifest of a resnet14 at 64 px for given weights."""
+
+    def make(weights):
+        digest = hashlib.sha256(weights).hexdigest()
+        config = Config(name="tiny", preprocess=Preprocess(image_size=64), model=Model("resnet14"))
+        return bundle.Manifest(
+            format=bundle.FORMAT,
+            version=bundle.VERSION,
+            model_id=f"tiny-{digest[:12]}",
+            target="fracture",
+            model=config.model,
+            preprocess=config.preprocess,
+            weights_sha256=digest,
+            training=config,
+            provenance=bundle.Provenance("frac_atlas/1.0.0", 18, 8, 11, "", ("none",)),
+            figures={"auroc_study": Figure(0.5, 0.25, 0.75, n=4, positives=2, groups=3)},
+            software={"fracjax": "0.1.0"},
+            created="2026-11-23",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_variables():
+    """Random weights of a resnet14 as host arrays; its logits are small, so its scores differ."""
+    variables = jax.device_get(Network(Model("resnet14")).init(0))
+    return variables | {"head/kernel": variables["head/kernel"] / 100}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory, tiny_manifest, tiny_variables):
+    """A bundle with random weights: resnet14 at 64 px, for fracture. Copy it to change it."""
+    directory = tmp_path_factory.mktemp("bundles") / "tiny"
+    weights = bundle.encode_weights(tiny_variables)
+    manifest = tiny_manifest(weights)
+    bundle.write(directory, manifest, weights, render_card(manifest))
+    return directory
