@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_tensors
 from fracjax.configs import Config, Model, Preprocess, Target
 from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
+from fracjax.models import Network
 
 FORMAT = "fracjax-bundle"
 VERSION = 1
@@ -146,6 +147,22 @@ def load(directory: Path = BUNDLED) -> Bundle:
             "(sha256 differs); copy the bundle again"
         )
     return Bundle(manifest, decode_weights(weights))
+
+
+def check_fit(bundle: Bundle, network: Network) -> None:
+    """Check that a bundle holds the variables of a network and nothing else.
+
+    Raises:
+        BundleError: A variable is missing, unknown, or has another shape.
+    """
+    found = {name: value.shape for name, value in bundle.variables.items()}
+    for name in sorted(found.keys() | network.shapes.keys()):
+        if found.get(name) != network.shapes.get(name):
+            raise BundleError(
+                f"bundle {bundle.manifest.model_id} does not fit a {network.config.name}: it has "
+                f"{found.get(name, 'no')} {name}, the network {network.shapes.get(name, 'none')}; "
+                "give a bundle of that network"
+            )
 
 
 def _read_manifest(directory: Path) -> Manifest:

@@ -49,7 +49,8 @@ def train(
     ] = None,
     data_dir: DataDir = Path("data"),
     weights: Annotated[
-        Path | None, typer.Option(help="ImageNet weights to begin with (.safetensors).")
+        Path | None,
+        typer.Option(help="What to begin with: ImageNet weights (.safetensors), or a bundle."),
     ] = None,
 ) -> None:
     """Train a model and write its bundle. A run that was interrupted goes on."""

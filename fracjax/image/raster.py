@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
 from fracjax.image.picture import MAX_PIXELS, Picture, Reason, Rejected
 
@@ -21,6 +21,20 @@ COLOUR_FRACTION = 0.02
 """Part of a radiograph's pixels that may be truly coloured (a marker, an annotation)."""
 
 DECODER = "pillow"
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright that was stored with an EXIF orientation."""
+
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+"""PhotometricInterpretation (TIFF 6.0, section 3): its tag, and the value of an inverted scale."""
 
 
 def looks_like_raster(data: bytes) -> bool:
@@ -57,7 +71,7 @@ def decode_gray(
 
     Returns:
         Pixels (height, width), uint8 for files of up to 8 bits a channel and float32 for deeper
-        ones; the file's format; and notes (``truncated_rows``).
+        ones, where 0 need not be black; the file's format; and notes (``truncated_rows``).
 
     Raises:
         Rejected: As :func:`read_raster`, but for ``flat``.
@@ -67,11 +81,13 @@ def decode_gray(
             # Our own limit, checked before any pixel is decoded, replaces Pillow's warning.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+            frames = getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError as error:
+        raise Rejected(Reason.TOO_LARGE, f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's parsers raise many types on hostile bytes
         raise Rejected(Reason.CORRUPT, "the image header cannot be parsed") from error
     if image.width * image.height > MAX_PIXELS:
         raise Rejected(Reason.TOO_LARGE, f"{image.width} x {image.height} pixels")
-    frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise Rejected(Reason.UNSUPPORTED, f"{frames} frames in one file")
     file_format = FORMATS[str(image.format)]
@@ -81,14 +97,18 @@ def decode_gray(
         if file_format != "jpeg" or "truncated" not in str(error):
             raise Rejected(Reason.CORRUPT, "the pixels cannot be decoded") from error
         return _decode_intact_rows(data), file_format, ("truncated_rows",)
-    return _to_gray(ImageOps.exif_transpose(image)), file_format, ()
+    pixels = _to_gray(_upright(image, image))
+    if pixels.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        pixels = -pixels  # Pillow does so itself, but only up to 8 bits
+    return pixels, file_format, ()
 
 
 def _decode_intact_rows(data: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Decode a truncated baseline JPEG and crop it to the rows that are wholly there.
 
-    libjpeg fills the blocks that it has no data for with mid-grey (all coefficients zero), so a
-    row of MCUs (ITU-T T.81, A.2) is complete unless its last 8x8 block is exactly mid-grey.
+    libjpeg decodes the block in which the data ends to garbage, and fills those after it with
+    mid-grey (all coefficients zero). So a row of MCUs (ITU-T T.81, A.2) is known to be complete
+    once the next one has begun: its first 8x8 block is not exactly mid-grey.
     """
     image = Image.open(io.BytesIO(data), formats=("JPEG",))
     if image.info.get("progressive"):
@@ -98,18 +118,22 @@ def _decode_intact_rows(data: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
     parser.feed(data + b"\xff\xd9")
     decoded = parser.close()
     pixels = np.asarray(decoded.convert("L"))
-    last_block = 8 * ((pixels.shape[1] - 1) // 8)
-    intact = pixels.shape[0]
-    while intact > 0:
-        top = mcu_rows * ((intact - 1) // mcu_rows)
-        if (pixels[top:intact, last_block:] != 128).any():
-            break
-        intact = top
+    starts = range(0, pixels.shape[0], mcu_rows)
+    intact = max(
+        (top for top in starts if (pixels[top : top + mcu_rows, :8] != 128).any()), default=0
+    )
     if intact == 0:
         raise Rejected(Reason.TRUNCATED, "no complete row of pixels")
-    cropped = decoded.crop((0, 0, decoded.width, intact))
-    cropped.getexif().update(image.getexif())
-    return _to_gray(ImageOps.exif_transpose(cropped))
+    return _to_gray(_upright(decoded.crop((0, 0, decoded.width, intact)), image))
+
+
+def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
+    """Turn a picture as the EXIF orientation of the file that was opened says."""
+    try:
+        orientation = opened.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:  # as above
+        raise Rejected(Reason.CORRUPT, "the EXIF data cannot be parsed") from error
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
 def _to_gray(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -128,6 +152,8 @@ def _to_gray(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
+    if image.mode == "LAB":
+        raise Rejected(Reason.UNSUPPORTED, "pixels in the Lab colour space")
     channels = np.asarray(image.convert("RGB"))
     spread = channels.max(axis=2) - channels.min(axis=2)
     if (spread > COLOUR_TOLERANCE).mean() > COLOUR_FRACTION:

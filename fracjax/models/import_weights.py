@@ -54,12 +54,12 @@ def load_keras_resnet(
         source = keras_name(name)
         if source not in tensors:
             raise WeightsError(f"{path} has no tensor {source} for {network.config.name}'s {name}")
-        tensor = tensors[source].astype(np.float32)
-        if name.endswith(("conv1/kernel", "conv3/kernel", "projection/kernel")):
-            tensor = tensor.reshape(tensor.shape[-2:])  # a pointwise kernel is a matrix
-        if tensor.shape != shape:
-            raise WeightsError(f"{path}: {source} has shape {tensor.shape}, {name} needs {shape}")
-        values[name] = tensor
+        tensor = tensors[source]
+        is_pointwise = name.endswith(("conv1/kernel", "conv3/kernel", "projection/kernel"))
+        needed = (1, 1, *shape) if is_pointwise else shape  # ours is the matrix alone
+        if tensor.shape != needed:
+            raise WeightsError(f"{path}: {source} has shape {tensor.shape}, {name} needs {needed}")
+        values[name] = tensor.astype(np.float32).reshape(shape)
     return values
 
 

@@ -91,7 +91,7 @@ class Ledger:
                 study = self._study(entry.name, header, file_key)
                 study.set_aside.append(result.reason)
             self._pending.append(_Account(row, study, None))
-        if self._inputs == self._scorer.batch_size:
+        if self._inputs in (0, self._scorer.batch_size):  # 0: nothing to wait for
             self.score_pending()
 
     def score_pending(self) -> None:
@@ -108,17 +108,22 @@ class Ledger:
         self.scored += len(inputs)
         self._pending, self._inputs = [], 0
 
-    def check(self) -> None:
-        """Check that each file has one outcome, and each scored image one study.
+    def check(self, walked: int) -> None:
+        """Check that each file has one outcome and one row, and each scored image one study.
+
+        Args:
+            walked: Files and archive members that the walk found.
 
         Raises:
             RuntimeError: The accounts do not add up, which is a defect of this program.
         """
         in_studies = sum(len(study.likelihoods) for study in self.studies)
-        if self.found != self.scored + self.set_aside.total() or self.scored != in_studies:
+        outcomes = self.scored + self.set_aside.total()
+        rows = (self._files.rows, self._linkage.rows)
+        if {self.found, outcomes, *rows} != {walked} or self.scored != in_studies:
             raise RuntimeError(
-                f"{self.found} files found, but {self.scored} scored ({in_studies} in studies) "
-                f"and {self.set_aside.total()} set aside: no worklist is written"
+                f"{walked} files found, but {self.scored} scored ({in_studies} in studies), "
+                f"{self.set_aside.total()} set aside and {rows} rows: no worklist is written"
             )
 
     def _study(self, name: str, header: Header | None, file_key: str) -> Study:

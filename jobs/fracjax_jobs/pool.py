@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeAlias
 
@@ -30,7 +30,7 @@ def default_workers() -> int:
 
 def read_all(
     entries: Iterable[Entry], preprocess: Preprocess, *, workers: int, seconds_per_file: float
-) -> Iterator[tuple[Entry, Reading | Rejected]]:
+) -> Generator[tuple[Entry, Reading | Rejected], None, None]:
     """Read entries in worker processes, and give the results in the order of the entries.
 
     A decoder that crashes or hangs costs its one file.

@@ -1,9 +1,12 @@
 """Reads and renders one entry of an export. Runs in worker processes; imports no JAX."""
 
+import functools
+import lzma
 import os
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -44,8 +47,11 @@ def read_entry(entry: Entry, preprocess: Preprocess) -> Reading | Rejected:
     except Rejected as rejected:
         # Without its traceback and causes, which may quote what the file holds.
         return Rejected(rejected.reason, rejected.detail, rejected.header)
+    square = network_input(picture.display, preprocess)
+    if not np.isfinite(square).all():  # its likelihood would upset the order of all others
+        return Rejected(Reason.CORRUPT, "pixels that are not finite numbers", picture.header)
     return Reading(
-        input=network_input(picture.display, preprocess),
+        input=square,
         header=picture.header,
         decoder=picture.decoder,
         voi_source=picture.voi_source,
@@ -64,17 +70,36 @@ def _read_bytes(entry: Entry) -> bytes:
             # Not following a link, should one have taken the file's place since the walk.
             with os.fdopen(os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 return _read_image(file, os.fstat(file.fileno()).st_size)
-        with zipfile.ZipFile(entry.path) as archive:
-            member = archive.infolist()[entry.member]
-            if member.flag_bits & 1:
-                raise Rejected(Reason.UNREADABLE, "an encrypted archive member")
-            with archive.open(member) as file:
-                return _read_image(file, member.file_size)
+        archive = _open_archive(entry.path)
+        member = archive.infolist()[entry.member]
+        if member.flag_bits & 1:
+            raise Rejected(Reason.UNREADABLE, "an encrypted archive member")
+        with archive.open(member) as file:
+            return _read_image(file, member.file_size)
     except OSError as error:
         raise Rejected(Reason.UNREADABLE, error.strerror or "cannot be read") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, IndexError) as error:
+    except NotImplementedError:
+        detail = "an archive member compressed in a way that is not read"
+        raise Rejected(Reason.UNSUPPORTED, detail) from None
+    except _DAMAGED_MEMBER as error:
         detail = f"a damaged archive member ({type(error).__name__})"
         raise Rejected(Reason.CORRUPT, detail) from None
+
+
+_DAMAGED_MEMBER = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    IndexError,
+    ValueError,  # a name that is not UTF-8, or a bzip2 stream
+)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    """Open an archive, or go on with the last one: reading the table of a large one takes long."""
+    return zipfile.ZipFile(path)
 
 
 def _read_image(file: IO[bytes], size: int) -> bytes:

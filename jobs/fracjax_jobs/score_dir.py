@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise UsageError(f"{self.workers} workers cannot read; give 1 or more, or 0 for all")
-        if self.seconds_per_file <= 0:
+        if not self.seconds_per_file > 0:  # of NaN, too
             raise UsageError("a file needs time to be read; give more than 0 seconds")
 
 
@@ -98,16 +99,17 @@ def score_dir(
     """
     options = options or Options()
     check_paths(root, out)
-    total = sum(1 for _ in walk(root))
-    if total == 0:
+    entries = list(walk(root))
+    if not entries:
         raise UsageError(f"{root} holds no file; give the directory of an export")
     results = read_all(
-        walk(root),
+        entries,
         scorer.manifest.preprocess,
         workers=options.workers or default_workers(),
         seconds_per_file=options.seconds_per_file,
     )
     with (
+        closing(results),
         TableWriter(out, WORKLIST) as worklist,
         TableWriter(out.with_suffix(".files.parquet"), FILES) as files,
         TableWriter(out.with_suffix(".linkage.parquet"), LINKAGE) as linkage,
@@ -115,9 +117,9 @@ def score_dir(
         ledger = Ledger(scorer, options.group_by, files, linkage)
         for done, (entry, result) in enumerate(results, start=1):
             ledger.take(entry, result)
-            report(done, total)
+            report(done, len(entries))
         ledger.score_pending()
-        ledger.check()
+        ledger.check(len(entries))
         ranked = rank(ledger.studies)
         for position, study in ranked:
             worklist.append(study.row(position, scorer.manifest.target, scorer.manifest.model_id))
@@ -132,9 +134,11 @@ def score_dir(
         )
         metadata = provenance(scorer, options, summary)
         # The worklist last: where it stands, the tables that explain it stand too.
-        linkage.commit(metadata)
-        files.commit(metadata)
-        worklist.commit(metadata)
+        tables = (linkage, files, worklist)
+        for table in tables:
+            table.finish(metadata)
+        for table in tables:
+            table.publish()
     return summary
 
 
@@ -144,17 +148,22 @@ def check_paths(root: Path, out: Path) -> None:
     Raises:
         UsageError: They cannot.
     """
-    if not root.is_dir():
-        what = "is not a directory" if root.exists() else "does not exist"
-        raise UsageError(f"{root} {what}; give the directory of an export")
-    if out.resolve().is_relative_to(root.resolve()):
+    try:
+        if not root.is_dir():
+            what = "is not a directory" if root.exists() else "does not exist"
+            raise UsageError(f"{root} {what}; give the directory of an export")
+        if not out.parent.is_dir():
+            raise UsageError(f"{out.parent} is not a directory; make it, or give another --out")
+        inside = out.resolve().is_relative_to(root.resolve())
+        is_directory = out.is_dir()
+    except OSError as error:  # a name too long, a folder that must not be looked into
+        raise UsageError(f"{error.filename} cannot be looked up: {error.strerror}") from None
+    if inside:
         raise UsageError(f"{out} lies inside the export; nothing is written there, so give another")
+    if is_directory:
+        raise UsageError(f"{out} is a directory; give the name of a file")
     if out.suffix != ".parquet":
         raise UsageError(f"{out} is not named as a Parquet file; give a name like worklist.parquet")
-    if out.is_dir():
-        raise UsageError(f"{out} is a directory; give the name of a file")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent} is not a directory; make it, or give another --out")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"{out.parent} cannot be written to; give another --out")
 

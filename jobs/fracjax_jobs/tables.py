@@ -5,13 +5,17 @@
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from fracjax.errors import UsageError
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"fracjax"
@@ -71,38 +75,49 @@ LINKAGE = pa.schema(
 
 
 class TableWriter:
-    """Writes a Parquet file row by row under a temporary name, and renames it when committed.
+    """Writes a Parquet file row by row under a temporary name; it takes its own when published.
 
-    The file can be read by the user who ran the job alone.
+    The file can be read by the user who ran the job alone. A ``UsageError`` says that it cannot be
+    written, as on a full disk.
+
+    Attributes:
+        rows: Rows given so far.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
         self._path = path
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._schema = schema
         self._rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self._file = os.fdopen(os.open(self._partial, flags, 0o600), "wb")
+        with self._writing():
+            descriptor, name = tempfile.mkstemp(".partial", ".fracjax-", self._path.parent)
+        self._partial = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         return self
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row with a value for each column."""
+        self.rows += 1
         self._rows.append(row)
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
-    def commit(self, metadata: Mapping[str, Any]) -> None:
-        """Finish the file with ``metadata`` in its footer, and give it its name."""
+    def finish(self, metadata: Mapping[str, Any]) -> None:
+        """Write the file to its end, with ``metadata`` in its footer."""
         self._flush()
-        self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata)})
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._partial.replace(self._path)
+        with self._writing():
+            self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata)})
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def publish(self) -> None:
+        """Give the finished file its name, in the place of an older one."""
+        with self._writing():
+            self._partial.replace(self._path)
 
     def __exit__(
         self,
@@ -110,11 +125,21 @@ class TableWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._file.closed:
+        with suppress(OSError):  # of rows not yet written, which are given up
             self._file.close()
-            self._partial.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            with self._writing():
+                self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
             self._rows = []
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(
+                f"{self._path} cannot be written: {error.strerror or error}; give another --out"
+            ) from None

@@ -35,10 +35,14 @@ class Entry:
 def walk(root: Path) -> Iterator[Entry]:
     """Walk a directory depth first, by name, without following links.
 
+    Args:
+        root: The export. It may be a link itself.
+
     Yields:
         An entry for each file and archive member, and one for each folder, link, pipe or device
-        that cannot be looked into. An archive that opens is not an entry itself.
+        that cannot be looked into. An archive that has members is not an entry itself.
     """
+    root = root.resolve()
     pending = [root]
     while pending:
         path = pending.pop()
@@ -70,11 +74,18 @@ def _walk_zip(path: Path, name: str) -> Iterator[Entry]:
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         yield Entry(path, None, name, Reason.CORRUPT, "a damaged ZIP archive")
         return
+    indices = [index for index, member in enumerate(members) if not _is_folder(member)]
+    if not indices:
+        yield Entry(path, None, name, Reason.EMPTY, "a ZIP archive without files")
+        return
     if len(members) > MAX_MEMBERS:
         detail = f"a ZIP archive of {len(members)} members; the limit is {MAX_MEMBERS}"
         yield Entry(path, None, name, Reason.TOO_LARGE, detail)
         return
-    order = sorted(range(len(members)), key=lambda index: members[index].filename)
-    for index in order:
-        if not members[index].is_dir():
-            yield Entry(path, index, f"{name}/{members[index].filename}")
+    for index in sorted(indices, key=lambda index: members[index].filename):
+        yield Entry(path, index, f"{name}/{members[index].filename}")
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    # By its name alone, a member with bytes in it would be passed over; and it may have no name.
+    return member.filename.endswith("/") and member.file_size == 0

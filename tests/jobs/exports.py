@@ -1,0 +1,186 @@
+"""Builds exports as a PACS leaves them, so that a test knows the right outcome of each file."""
+
+import io
+import json
+import os
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from image.dicom_files import dicom_bytes
+from PIL import Image
+from pydicom.uid import CTImageStorage, generate_uid
+
+from fracjax_jobs import score_dir as job
+from fracjax_jobs.tables import METADATA_KEY
+
+SCORED = "scored"
+
+
+def pixels(seed, bits=12, shape=(48, 40)):
+    """A picture (h, w) of its own for each seed, over the whole range of ``bits``."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((4, 4))
+    picture = np.kron(coarse, np.ones((shape[0] // 4, shape[1] // 4)))
+    picture = (picture - picture.min()) / np.ptp(picture)
+    return np.round(picture * (2**bits - 1)).astype(np.uint16)
+
+
+def dicom(seed, study=None, **elements):
+    """A digital radiograph; of a study of its own, unless one is given."""
+    uids = {
+        "SOPInstanceUID": generate_uid(entropy_srcs=[f"image {seed}"]),
+        "SeriesInstanceUID": generate_uid(entropy_srcs=[f"series {study or seed}"]),
+        "StudyInstanceUID": study or generate_uid(entropy_srcs=[f"study {seed}"]),
+    }
+    return dicom_bytes(pixels(seed), bits=12, **(uids | elements))
+
+
+def plain(seed, file_format="PNG"):
+    """A plain image file."""
+    stream = io.BytesIO()
+    Image.fromarray((pixels(seed, bits=8)).astype(np.uint8)).save(stream, file_format)
+    return stream.getvalue()
+
+
+def archive(*members, compression=zipfile.ZIP_DEFLATED):
+    """A ZIP archive of (name, content) pairs, in their order."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as file:
+        for name, content in members:
+            file.writestr(zipfile.ZipInfo(name), content, compression)
+    return stream.getvalue()
+
+
+def patched_members(data, *, flags=0, method=None):
+    """An archive with flag bits set and the compression method changed in all its headers."""
+    patched = bytearray(data)
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = patched.find(signature)
+        while start >= 0:
+            patched[start + at] |= flags
+            if method is not None:
+                patched[start + at + 2] = method
+            start = patched.find(signature, start + 4)
+    return bytes(patched)
+
+
+def damaged_member(name, content):
+    """An archive with one stored member that does not match its checksum."""
+    data = bytearray(archive((name, content), compression=zipfile.ZIP_STORED))
+    data[data.index(content) + len(content) - 1] ^= 0xFF
+    return bytes(data)
+
+
+CONTENTS = {
+    "dicom 1": (dicom(1), SCORED),
+    "dicom 2": (dicom(2), SCORED),
+    "png": (plain(3), SCORED),
+    "jpeg": (plain(4, "JPEG"), SCORED),
+    "tiff": (plain(5, "TIFF"), SCORED),
+    "text": (b"Dear colleague,\r\n", "not_an_image"),
+    "empty": (b"", "empty"),
+    "ct": (dicom(6, SOPClassUID=CTImageStorage, Modality="CT"), "not_a_radiograph"),
+    "truncated": (dicom(7)[:-1000], "truncated"),
+    "broken": (dicom(8, Rows=None), "corrupt"),
+    "broken png": (plain(9)[:60], "corrupt"),
+    "flat": (dicom(10, PixelData=b"\0" * 48 * 40 * 2), "flat"),
+    "frames": (dicom(11, NumberOfFrames=2), "unsupported"),
+}
+"""What a file may hold, and its outcome. A second copy of a DICOM image is a duplicate."""
+
+DAMAGED_ARCHIVE = archive(("a", b"a"))[:-10]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The tables that a run wrote, read back."""
+
+    worklist: list
+    files: list
+    linkage: list
+    metadata: dict
+
+    @property
+    def paths(self):
+        """The path that each file key stands for."""
+        return {row["file_key"]: row["path"] for row in self.linkage}
+
+    @property
+    def outcomes(self):
+        """How often each path had each outcome."""
+        return Counter((self.paths[row["file_key"]], outcome(row)) for row in self.files)
+
+    def file(self, path):
+        """The row of the one file with a path."""
+        (row,) = (row for row in self.files if self.paths[row["file_key"]] == path)
+        return row
+
+    def study(self, key):
+        """The row of a study."""
+        (row,) = (row for row in self.worklist if row["study_key"] == key)
+        return row
+
+
+def outcome(row):
+    """The outcome of a row of the files table: ``scored``, or the reason why not."""
+    return row["reason"] or row["outcome"]
+
+
+def tables_of(out):
+    """The worklist and the two tables beside it."""
+    return [out, out.with_suffix(".files.parquet"), out.with_suffix(".linkage.parquet")]
+
+
+def read_run(out):
+    """Read the three tables of a run."""
+    tables = [pq.read_table(path).to_pylist() for path in tables_of(out)]
+    footers = {pq.read_metadata(path).metadata[METADATA_KEY] for path in tables_of(out)}
+    assert len(footers) == 1, "the three tables of one run have the same footer"
+    return Run(*tables, json.loads(footers.pop()))
+
+
+def score(root, out, scorer, **options):
+    """Run the job as a library, and read what it wrote."""
+    job.score_dir(root, out, scorer, job.Options(**options))
+    return read_run(out)
+
+
+def check_conserved(run):
+    """Each file has one row, and all counts agree."""
+    keys = [row["file_key"] for row in run.files]
+    assert len(set(keys)) == len(keys)
+    assert keys == [row["file_key"] for row in run.linkage]
+    reasons = Counter(row["reason"] for row in run.files if row["reason"])
+    scored = [row for row in run.files if row["outcome"] == SCORED]
+    assert all((row["likelihood"] is not None) == (row["reason"] is None) for row in run.files)
+    assert run.metadata["files_found"] == len(run.files) == len(scored) + reasons.total()
+    assert run.metadata["images_scored"] == len(scored)
+    assert run.metadata["set_aside"] == reasons
+    in_studies = [key for study in run.worklist for key in study["image_file_keys"]]
+    assert Counter(in_studies) == Counter(row["file_key"] for row in scored)
+    ranked = [row for row in run.worklist if row["rank"] is not None]
+    assert run.metadata["studies_ranked"] == len(ranked)
+    assert run.metadata["studies_not_scored"] == len(run.worklist) - len(ranked)
+
+
+def put(root, path, content):
+    """Write a file below a folder, with the folders that it needs."""
+    file = Path(root) / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+def listing(root):
+    """Everything below a folder, with kind, size, permissions and the time of the last change."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in [".", *folders, *files]:
+            path = Path(folder, name)
+            status = path.lstat()
+            found[path] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return found

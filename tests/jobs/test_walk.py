@@ -1,0 +1,279 @@
+"""Whatever lies in an export: each file and archive member has exactly one outcome."""
+
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from exports import (
+    CONTENTS,
+    DAMAGED_ARCHIVE,
+    SCORED,
+    archive,
+    check_conserved,
+    damaged_member,
+    dicom,
+    outcome,
+    patched_members,
+    plain,
+    put,
+    score,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fracjax.configs import Preprocess
+from fracjax.image import Reason, Rejected
+from fracjax_jobs import read, walk
+from fracjax_jobs.read import Reading, read_entry
+from fracjax_jobs.walk import Entry
+
+PREPROCESS = Preprocess(image_size=64)
+
+
+def outcomes(root):
+    """The outcome of each path below a folder, without scoring."""
+    found = {}
+    for entry in walk.walk(root):
+        result = read_entry(entry, PREPROCESS) if entry.obstacle is None else None
+        reason = result.reason if isinstance(result, Rejected) else entry.obstacle
+        assert entry.name not in found
+        found[entry.name] = str(reason or SCORED)
+    return found
+
+
+# Any mix
+
+UNUSUAL_NAMES = (b"A" * 255, "Müller 骨折".encode(), b"\xff\xfe", b"-rf", b"a\nb", b"\x1b[31m", b" ")
+names = st.one_of(
+    st.sampled_from(["IM000001", "x.dcm", "README.TXT", "image.zip"]).map(str.encode),
+    st.sampled_from(UNUSUAL_NAMES if sys.platform == "linux" else [b"-rf", b"a\nb", b" "]),
+)
+folders = st.lists(st.sampled_from([b"PAT 1", b"ST.01", "Ümlaut".encode()]), max_size=4)
+content_kinds = st.sampled_from(sorted(CONTENTS))
+members = st.lists(st.tuples(st.sampled_from(["IM1", "a/IM2", "../up", "/etc/x"]), content_kinds))
+special_kinds = st.sampled_from(
+    ["fifo", "link to itself", "link up", "link out", "dangling link", "damaged archive"]
+)
+trees = st.lists(
+    st.tuples(folders, names, st.one_of(content_kinds, special_kinds, members)), max_size=12
+)
+SPECIAL_OUTCOMES = {"damaged archive": "corrupt"}  # the others are not files
+
+
+def write_tree(root, outside, tree):
+    """Write a tree, and give each path with the kind of thing that was put there."""
+    written = []
+    for parents, name, kind in tree:
+        folder = os.path.join(os.fsencode(root), *parents)
+        target = os.path.join(folder, name)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            continue
+        if os.path.lexists(target):
+            continue
+        path = os.fsdecode(os.path.relpath(target, os.fsencode(root)))
+        shown = path.encode(errors="backslashreplace").decode()
+        if isinstance(kind, list):
+            data = archive(*((member, CONTENTS[content][0]) for member, content in kind))
+            Path(os.fsdecode(target)).write_bytes(data)
+            written += [(f"{shown}/{member}", content) for member, content in kind]
+            written += [] if kind else [(shown, "empty")]
+        else:
+            put_one(os.fsdecode(target), outside, kind)
+            written.append((shown, kind))
+    return written
+
+
+def put_one(target, outside, kind):
+    match kind:
+        case "fifo":
+            os.mkfifo(target)
+        case "link to itself":
+            os.symlink(target, target)
+        case "link up":
+            os.symlink("..", target)
+        case "link out":
+            os.symlink(outside, target)
+        case "dangling link":
+            os.symlink("/nowhere", target)
+        case "damaged archive":
+            Path(target).write_bytes(DAMAGED_ARCHIVE)
+        case _:
+            Path(target).write_bytes(CONTENTS[kind][0])
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@settings(max_examples=30, deadline=None)
+@given(tree=trees.filter(bool))
+def test_each_file_of_any_export_has_one_outcome(tree, scorer, reading_here):
+    with tempfile.TemporaryDirectory() as folder, reading_here():
+        root, outside = Path(folder, "export"), put(folder, "outside/IM1", dicom(99))
+        root.mkdir()
+        written = write_tree(root, outside.parent, tree)
+        run = score(root, Path(folder, "worklist.parquet"), scorer)
+        again = score(root, Path(folder, "again.parquet"), scorer)
+    check_conserved(run)
+    assert (run.files, run.linkage, run.worklist) == (again.files, again.linkage, again.worklist)
+
+    paths = run.paths
+    assert Counter(paths.values()) == Counter(path for path, _ in written)
+    copies = Counter(kind for _, kind in written if kind.startswith("dicom"))
+    expected = Counter()
+    for kind, count in Counter(kind for _, kind in written).items():
+        if kind in copies:
+            expected += Counter({SCORED: 1, "duplicate": count - 1})
+        else:
+            known = CONTENTS[kind][1] if kind in CONTENTS else None
+            expected[known or SPECIAL_OUTCOMES.get(kind, "not_a_file")] += count
+    assert Counter(outcome(row) for row in run.files) == expected
+
+
+def test_the_outcome_follows_from_content_and_not_from_the_name(tmp_path):
+    expected = {}
+    for number, (kind, (data, known)) in enumerate(CONTENTS.items()):
+        for name in ("IM", "x.dcm", "x.txt", "x.zip"):
+            path = put(tmp_path, f"{number}/{kind} {name}", data)
+            expected[str(path.relative_to(tmp_path))] = known
+    assert outcomes(tmp_path) == expected
+
+
+def test_the_order_of_the_walk_is_that_of_the_names(tmp_path):
+    for name in ("b/2", "b/10", "a/z", "B", "c.zip", "b.txt"):
+        put(tmp_path, name, b"x")
+    put(tmp_path, "c.zip", archive(("2", b"x"), ("1", b"x")))
+    names = [entry.name for entry in walk.walk(tmp_path)]
+    assert names == ["B", "a/z", "b/10", "b/2", "b.txt", "c.zip/1", "c.zip/2"]
+
+
+# Links, and what cannot be looked into
+
+
+def test_an_export_may_be_named_through_a_link(tmp_path):
+    put(tmp_path, "export/IM1", dicom(1))
+    (tmp_path / "link").symlink_to("export")
+    assert outcomes(tmp_path / "link") == {"IM1": SCORED}
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_followed(tmp_path):
+    put(tmp_path, "outside", dicom(1))
+    (entry,) = walk.walk(put(tmp_path, "export/IM1", dicom(2)).parent)
+    entry.path.unlink()
+    entry.path.symlink_to("../outside")
+    assert read_entry(entry, PREPROCESS).reason is Reason.UNREADABLE
+
+
+def test_a_file_that_goes_away_is_unreadable(tmp_path):
+    entry = Entry(tmp_path / "IM1", None, "IM1")
+    assert read_entry(entry, PREPROCESS).reason is Reason.UNREADABLE
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads whatever the permissions")
+def test_a_folder_or_file_without_permission_is_unreadable(tmp_path):
+    put(tmp_path, "closed/IM1", dicom(1))
+    put(tmp_path, "IM2", dicom(2)).chmod(0)
+    put(tmp_path, "open/IM3", dicom(3))
+    (tmp_path / "closed").chmod(0)
+    try:
+        found = outcomes(tmp_path)
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert found == {"closed": "unreadable", "IM2": "unreadable", "open/IM3": SCORED}
+
+
+def test_a_path_too_long_to_open_is_unreadable(tmp_path):
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(18):  # 18 names of 250 characters are more than any PATH_MAX
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    put(tmp_path, "z/IM1", dicom(1))
+    try:
+        deep, shallow = sorted(outcomes(tmp_path).items())
+    finally:
+        shutil.rmtree(tmp_path / ("d" * 250))
+    assert deep[1] == "unreadable"
+    assert shallow == ("z/IM1", SCORED)
+
+
+# Archives
+
+ARCHIVES = {
+    "nested": (archive(("inner.zip", archive(("IM1", dicom(1))))), {"/inner.zip": "unsupported"}),
+    "encrypted": (patched_members(archive(("IM1", dicom(1))), flags=1), {"/IM1": "unreadable"}),
+    "unknown method": (patched_members(archive(("I", dicom(1))), method=9), {"/I": "unsupported"}),
+    "damaged member": (damaged_member("IM1", dicom(1)), {"/IM1": "corrupt"}),
+    "damaged": (DAMAGED_ARCHIVE, {"": "corrupt"}),
+    "without members": (archive(), {"": "empty"}),
+    "folders alone": (archive(("a/", b""), ("a/b/", b"")), {"": "empty"}),
+    "with folders": (archive(("a/", b""), ("a/IM1", dicom(1))), {"/a/IM1": SCORED}),
+    "named as a folder": (archive(("a/", dicom(1))), {"/a/": SCORED}),
+    "without a name": (archive(("", dicom(1)), ("b", b"")), {"/": SCORED, "/b": "empty"}),
+    "LZMA": (archive(("IM1", dicom(1)), compression=zipfile.ZIP_LZMA), {"/IM1": SCORED}),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_each_member_of_an_archive_has_one_outcome(tmp_path, kind):
+    data, expected = ARCHIVES[kind]
+    put(tmp_path, "x.zip", data)
+    assert outcomes(tmp_path) == {f"x.zip{member}": known for member, known in expected.items()}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_are_all_read(tmp_path):
+    put(tmp_path, "x.zip", archive(("IM1", dicom(1)), ("IM1", b"")))
+    results = [read_entry(entry, PREPROCESS) for entry in walk.walk(tmp_path)]
+    assert isinstance(results[0], Reading)
+    assert results[1].reason is Reason.EMPTY
+
+
+def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(walk, "MAX_MEMBERS", 2)
+    put(tmp_path, "2.zip", archive(("a", b"x"), ("b", b"x")))
+    put(tmp_path, "3.zip", archive(("a", b"x"), ("b", b"x"), ("c", b"x")))
+    assert outcomes(tmp_path) == {
+        "2.zip/a": "not_an_image",
+        "2.zip/b": "not_an_image",
+        "3.zip": "too_large",
+    }
+
+
+def test_a_file_or_member_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    image = plain(1)
+    monkeypatch.setattr(read, "MAX_FILE_BYTES", len(image))
+    put(tmp_path, "fits", image)
+    put(tmp_path, "large", image + b"\0")
+    put(tmp_path, "x.zip", archive(("fits", image), ("large", image + b"\0" * 100_000)))
+    assert outcomes(tmp_path) == {
+        "fits": SCORED,
+        "large": "too_large",
+        "x.zip/fits": SCORED,
+        "x.zip/large": "too_large",
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_damage_to_an_archive_stops_the_walk(data):
+    whole = archive(("a/IM1", plain(1)), ("b", b"text"), compression=zipfile.ZIP_BZIP2)
+    whole += archive(("c", plain(2)), compression=zipfile.ZIP_LZMA)
+    damaged = bytearray(whole)
+    directory = whole.rindex(b"PK\x01\x02")
+    at = st.one_of(st.integers(4, len(whole) - 1), st.integers(directory, len(whole) - 1))
+    for place, value in data.draw(st.lists(st.tuples(at, st.integers(0, 255)), max_size=4)):
+        damaged[place] = value
+    with tempfile.TemporaryDirectory() as folder:
+        put(folder, "x.zip", bytes(damaged))
+        entries = list(walk.walk(Path(folder)))
+        assert entries
+        for entry in entries:
+            if entry.obstacle is None:
+                assert isinstance(read_entry(entry, PREPROCESS), Reading | Rejected)

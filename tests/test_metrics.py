@@ -1,0 +1,75 @@
+"""Areas under the ROC curve and their intervals."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from fracjax import metrics
+from fracjax.figure import Figure
+from fracjax.metrics import auroc
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws():
+    """Draw less often: what holds for many draws of the bootstrap holds for some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "BOOTSTRAP_SAMPLES", 200)
+        yield
+
+
+def sample(n, seed):
+    """Labels of both classes, and scores that tell them apart a little."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3 == 0
+    return labels.astype(int), rng.normal(labels, 1.5).round(1)
+
+
+def test_by_hand():
+    # Of the 2 x 3 pairs, the positive is above in 4 and level in 1: 4.5 of 6.
+    figure = auroc([1, 1, 0, 0, 0], [0.9, 0.4, 0.4, 0.1, 0.6], list("abcde"))
+    assert figure.value == pytest.approx(4.5 / 6)
+    assert (figure.n, figure.positives, figure.groups) == (5, 2, 5)
+
+
+def test_perfect_and_inverted():
+    labels, groups = [0, 1] * 10, [str(i) for i in range(20)]
+    assert auroc(labels, labels, groups) == Figure(1.0, 1.0, 1.0, 20, 10, 20)
+    assert auroc(labels, [-label for label in labels], groups).value == 0
+
+
+@settings(max_examples=5, deadline=None)
+@given(n=st.integers(12, 40), seed=st.integers(0, 1000))
+def test_agrees_with_sklearn_inside_its_interval(n, seed):
+    labels, scores = sample(n, seed)
+    groups = [f"patient {i // 2}" for i in range(n)]
+    figure = auroc(labels, scores, groups)
+    assert figure.value == roc_auc_score(labels, scores)
+    assert 0 <= figure.low <= figure.value <= figure.high <= 1
+    assert (figure.n, figure.positives, figure.groups) == (n, labels.sum(), len(set(groups)))
+
+
+def test_copies_of_a_case_widen_the_interval_only_where_they_are_taken_for_cases():
+    labels, scores = sample(60, 0)
+    groups = np.arange(60).astype(str)
+    once = auroc(labels, scores, groups)
+    copied = auroc(labels.repeat(4), scores.repeat(4), groups.repeat(4))
+    naive = auroc(labels.repeat(4), scores.repeat(4), np.arange(240).astype(str))
+    assert copied.value == pytest.approx(once.value)
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    assert naive.high - naive.low < 0.6 * (copied.high - copied.low)
+
+
+def test_the_seed_decides_the_interval():
+    labels, scores = sample(30, 1)
+    groups = np.arange(30).astype(str)
+    assert auroc(labels, scores, groups) == auroc(labels, scores, groups)
+    one, other = (auroc(labels, scores, groups, seed=seed) for seed in (1, 2))
+    assert one.value == other.value
+    assert (one.low, one.high) != (other.low, other.high)
+
+
+def test_a_figure_in_words_has_its_cases_and_interval():
+    text = str(Figure(0.8123, 0.7, 0.9, n=100, positives=20, groups=50))
+    assert text == "0.812 (95 % interval 0.700 to 0.900; n = 100, 20 positive, 50 groups)"
