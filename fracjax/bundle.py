@@ -7,6 +7,7 @@ arrays; ``CARD.md`` says the same for a person. ``docs/bundle.md`` describes the
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "CARD.md"
 
-BUNDLED = Path(__file__).parent / "bundles" / "fracatlas_resnet50"
+BUNDLED = Path(__file__).parent / "bundles" / "fracatlas"
 """The model that ships with the package."""
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -104,8 +105,10 @@ def decode_weights(data: bytes) -> Arrays:
     """
     try:
         return {name: value.astype(np.float32) for name, value in load_tensors(data).items()}
-    except SafetensorError as error:
-        raise BundleError(f"{WEIGHTS_NAME} is not a safetensors file: {error}") from error
+    except (SafetensorError, KeyError) as error:  # KeyError: a number format that NumPy lacks
+        raise BundleError(
+            f"{WEIGHTS_NAME} is not a safetensors file ({error}); copy the bundle again"
+        ) from error
 
 
 def write(directory: Path, manifest: Manifest, weights: bytes, card: str) -> None:
@@ -117,6 +120,8 @@ def write(directory: Path, manifest: Manifest, weights: bytes, card: str) -> Non
     if directory.exists():
         raise BundleError(f"{directory} exists already; give another name, or remove it")
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    if partial.exists():  # of a process that died; in a container, process ids repeat
+        shutil.rmtree(partial)
     partial.mkdir(parents=True)
     (partial / WEIGHTS_NAME).write_bytes(weights)
     text = json.dumps(asdict(manifest), indent=2) + "\n"

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,9 @@ import typer
 from fracjax_jobs.command import score_dir
 
 from fracjax.errors import FracjaxError
+
+EXIT_DEFECT = 70
+"""For an error that is a defect of this program (EX_SOFTWARE of sysexits.h)."""
 
 app = typer.Typer(
     name="fracjax",
@@ -127,3 +131,7 @@ def main() -> None:
     except FracjaxError as error:
         typer.echo(f"fracjax: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 - for its exit code; the traceback is shown
+        # Python's own code for this, 1, means that the job has ended and some files failed.
+        traceback.print_exc()
+        sys.exit(EXIT_DEFECT)

@@ -1,9 +1,11 @@
 """Labelled radiographs from TFDS, in the order and form that training and evaluation need."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, SupportsIndex, TypedDict
 
 import grain.python as grain
@@ -94,11 +96,17 @@ def prepare(name: str, archive_dir: Path, data_dir: Path) -> dict[str, int]:
     Raises:
         DataError: The archive is missing or not in the shape of its release.
     """
-    import_module(BUILDERS[name])
+    _register(name)
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=archive_dir)
-    )
+    config = tfds.download.DownloadConfig(manual_dir=archive_dir)
+    try:
+        with TemporaryDirectory() as downloads:  # stays empty: the archive is here already
+            builder.download_and_prepare(download_dir=downloads, download_config=config)
+    except DataError:
+        for folder in (data_dir / name, data_dir):
+            with suppress(OSError):  # what TFDS made for nothing, and only if it is empty
+                folder.rmdir()
+        raise
     return {split: info.num_examples for split, info in builder.info.splits.items()}
 
 
@@ -108,7 +116,7 @@ def load(name: str, splits: Sequence[str], data_dir: Path) -> Radiographs:
     Raises:
         DataError: The set is not prepared in ``data_dir``, or has no such split.
     """
-    import_module(BUILDERS[name])
+    _register(name)
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.info.splits:
         raise DataError(
@@ -170,6 +178,12 @@ def valid_batches(
             image=np.pad(batch["image"], ((0, missing), (0, 0), (0, 0))),
             label=np.pad(batch["label"], (0, missing)),
         )
+
+
+def _register(name: str) -> None:
+    if name not in BUILDERS:
+        raise DataError(f"there is no data set {name!r}; choose one of {', '.join(BUILDERS)}")
+    import_module(BUILDERS[name])
 
 
 def _sample(example: Example, preprocess: Preprocess) -> Batch:

@@ -27,7 +27,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     Raises:
         UsageError: It does not.
     """
-    if batch_size % mesh.size:
+    if batch_size < 1 or batch_size % mesh.size:
         raise UsageError(
             f"a batch of {batch_size} does not divide over {mesh.size} devices; "
             f"give a multiple of {mesh.size}"

@@ -1,6 +1,6 @@
 """The pure functions that a device runs: one training step, and scoring."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ import optax
 from fracjax.augment import augment
 from fracjax.configs import Config, Preprocess
 from fracjax.configs import Optimizer as OptimizerConfig
-from fracjax.data import Batch
 from fracjax.losses import weighted_binary_cross_entropy
 from fracjax.models import Network, Variables
+
+if TYPE_CHECKING:
+    from fracjax.data import Batch  # scoring needs none of what reads data sets
 
 
 class TrainState(NamedTuple):
@@ -69,7 +71,7 @@ def train_step(
     config: Config,
     class_weights: tuple[float, float],
     state: TrainState,
-    batch: Batch,
+    batch: "Batch",
 ) -> tuple[TrainState, jax.Array]:
     """Take one step. Randomness comes from the seed and the step alone.
 

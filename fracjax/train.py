@@ -101,8 +101,10 @@ def fit(
     valid_images = data.load(config.data.name, config.data.valid, data_dir)
     data.check_disjoint(train_images, valid_images)
     labels = np.array([example.label for example in train_images])
-    if not 0 < labels.sum() < len(labels):
+    if len(set(labels)) < 2:
         raise DataError("the training splits hold one class only; choose others")
+    if len({example.label for example in valid_images}) < 2:
+        raise DataError("the validation splits hold one class only; choose others")
     class_weights = balanced_class_weights(int((labels == 0).sum()), int(labels.sum()))
     epoch_steps = len(train_images) // config.optimizer.batch_size
     if epoch_steps == 0:
@@ -149,7 +151,7 @@ def fit(
         first = int(state.step)
         clock = time.perf_counter()
         losses = []
-        for index, batch in enumerate(_prefetch(batches[first:]), start=first):
+        for index, batch in enumerate(_prefetch(batches[first:steps]), start=first):
             state, loss = take_step(state, jax.device_put(batch, parallel.sharded(mesh)))
             losses.append(loss)
             if len(losses) == LOSSES_BETWEEN_READS or index + 1 == steps:

@@ -44,15 +44,27 @@ def shared():
     return Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compile each program once in a session, however many tests and processes run it."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    return {name.upper(): str(value) for name, value in settings.items()}
+
+
 @pytest.fixture(scope="session")
-def run_python():
+def run_python(compilation_cache):
     """Run our own interpreter in a process of its own; gives the finished process."""
 
     def run(*arguments, **environment):
         return subprocess.run(  # noqa: S603 - our own interpreter and arguments
             [sys.executable, *map(str, arguments)],
             cwd=REPOSITORY,
-            env=os.environ | environment,
+            env=os.environ | compilation_cache | environment,
             capture_output=True,
             text=True,
             check=False,

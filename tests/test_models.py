@@ -136,7 +136,7 @@ def test_the_head_stays_out_unless_asked_for(weights_file):
     network = Network(Model("resnet50"))
     weights = load_keras_resnet(weights_file, network)
     assert set(network.shapes) - set(weights) == {"head/kernel", "head/bias"}
-    with pytest.raises(WeightsError, match="fc1000/(bias|kernel) has shape"):
+    with pytest.raises(WeightsError, match=r"fc1000/(bias|kernel) has shape"):
         load_keras_resnet(weights_file, network, with_head=True)
 
 

@@ -215,14 +215,16 @@ def _check_kind(dataset: FileDataset, policy: RadiographPolicy) -> None:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "the modality is not that of a radiograph")
     if (header.text(dataset, "Manufacturer") or "").lower() in policy.result_makers:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a result written back, not an acquired image")
-    if not dataset.get("PixelData"):
-        if modality in policy.modalities or sop_class in policy.sop_classes:
-            raise Rejected(Reason.TRUNCATED, "a radiograph's header without pixel data")
+    if not dataset.get("PixelData") and not (
+        modality in policy.modalities or sop_class in policy.sop_classes
+    ):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "an object without an image")
 
 
 def _check_pixel_data(dataset: FileDataset) -> None:
     """Reject pixel data that cannot or must not be decoded, at no cost in memory."""
+    if not dataset.get("PixelData"):
+        raise Rejected(Reason.TRUNCATED, "a radiograph's header without pixel data")
     if (header.integer(dataset, "NumberOfFrames") or 1) > 1:
         raise Rejected(Reason.UNSUPPORTED, "more than one frame")
     syntax = dataset.file_meta.TransferSyntaxUID

@@ -20,6 +20,9 @@ COLOUR_TOLERANCE = 16
 COLOUR_FRACTION = 0.02
 """Part of a radiograph's pixels that may be truly coloured (a marker, an annotation)."""
 
+LARGEST_LEVEL = 1e30
+"""Beyond it, the arithmetic on the levels of a floating-point file leaves float32."""
+
 DECODER = "pillow"
 
 TURNS = {
@@ -128,11 +131,11 @@ def _decode_intact_rows(data: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
 
 
 def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
-    """Turn a picture as the EXIF orientation of the file that was opened says."""
+    """Turn a picture as the EXIF data of its opened file say; damaged, they say nothing."""
     try:
         orientation = opened.getexif().get(ExifTags.Base.Orientation)
-    except Exception as error:  # as above
-        raise Rejected(Reason.CORRUPT, "the EXIF data cannot be parsed") from error
+    except Exception:  # noqa: BLE001 - as above
+        orientation = None
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
@@ -144,8 +147,8 @@ def _to_gray(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.float32)
-        if not np.isfinite(levels).all():
-            raise Rejected(Reason.CORRUPT, "pixels that are not finite numbers")
+        if not (np.abs(levels) < LARGEST_LEVEL).all():  # of NaN, too
+            raise Rejected(Reason.CORRUPT, "pixels that are no grey levels")
         return levels
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))

@@ -108,11 +108,12 @@ def score_dir(
         workers=options.workers or default_workers(),
         seconds_per_file=options.seconds_per_file,
     )
+    worklist_path, files_path, linkage_path = table_paths(out)
     with (
         closing(results),
-        TableWriter(out, WORKLIST) as worklist,
-        TableWriter(out.with_suffix(".files.parquet"), FILES) as files,
-        TableWriter(out.with_suffix(".linkage.parquet"), LINKAGE) as linkage,
+        TableWriter(worklist_path, WORKLIST) as worklist,
+        TableWriter(files_path, FILES) as files,
+        TableWriter(linkage_path, LINKAGE) as linkage,
     ):
         ledger = Ledger(scorer, options.group_by, files, linkage)
         for done, (entry, result) in enumerate(results, start=1):
@@ -142,6 +143,11 @@ def score_dir(
     return summary
 
 
+def table_paths(out: Path) -> tuple[Path, Path, Path]:
+    """Name the worklist, and the tables of files and of linkage beside it."""
+    return out, out.with_suffix(".files.parquet"), out.with_suffix(".linkage.parquet")
+
+
 def check_paths(root: Path, out: Path) -> None:
     """Check that ``root`` can be read and ``out`` written, outside of it.
 
@@ -155,15 +161,15 @@ def check_paths(root: Path, out: Path) -> None:
         if not out.parent.is_dir():
             raise UsageError(f"{out.parent} is not a directory; make it, or give another --out")
         inside = out.resolve().is_relative_to(root.resolve())
-        is_directory = out.is_dir()
+        directories = [path for path in table_paths(out) if path.is_dir()]
     except OSError as error:  # a name too long, a folder that must not be looked into
         raise UsageError(f"{error.filename} cannot be looked up: {error.strerror}") from None
     if inside:
         raise UsageError(f"{out} lies inside the export; nothing is written there, so give another")
-    if is_directory:
-        raise UsageError(f"{out} is a directory; give the name of a file")
     if out.suffix != ".parquet":
         raise UsageError(f"{out} is not named as a Parquet file; give a name like worklist.parquet")
+    if directories:
+        raise UsageError(f"{directories[0]} is a directory; remove it, or give another --out")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"{out.parent} cannot be written to; give another --out")
 

@@ -94,7 +94,7 @@ def study_group(name: str, header: Header | None, group_by: GroupBy) -> str | No
     """
     if header is not None and header.study_instance_uid is not None:
         return f"uid:{header.study_instance_uid}"
-    if group_by is GroupBy.FOLDER or MURA_STUDY.search(name):
+    if group_by == GroupBy.FOLDER or MURA_STUDY.search(name):
         return f"folder:{PurePosixPath(name).parent}"
     return None
 

@@ -125,7 +125,9 @@ class TableWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(OSError):  # of rows not yet written, which are given up
+        with suppress(OSError):  # a failed run gives up what is not yet written
+            self._writer.close()
+        with suppress(OSError):
             self._file.close()
         self._partial.unlink(missing_ok=True)
 

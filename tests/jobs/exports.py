@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from fracjax_jobs import score_dir as job
+from fracjax_jobs.tables import METADATA_KEY
 from image.dicom_files import dicom_bytes
 from PIL import Image
 from pydicom.uid import CTImageStorage, generate_uid
-
-from fracjax_jobs import score_dir as job
-from fracjax_jobs.tables import METADATA_KEY
 
 SCORED = "scored"
 
@@ -130,15 +129,10 @@ def outcome(row):
     return row["reason"] or row["outcome"]
 
 
-def tables_of(out):
-    """The worklist and the two tables beside it."""
-    return [out, out.with_suffix(".files.parquet"), out.with_suffix(".linkage.parquet")]
-
-
 def read_run(out):
     """Read the three tables of a run."""
-    tables = [pq.read_table(path).to_pylist() for path in tables_of(out)]
-    footers = {pq.read_metadata(path).metadata[METADATA_KEY] for path in tables_of(out)}
+    tables = [pq.read_table(path).to_pylist() for path in job.table_paths(out)]
+    footers = {pq.read_metadata(path).metadata[METADATA_KEY] for path in job.table_paths(out)}
     assert len(footers) == 1, "the three tables of one run have the same footer"
     return Run(*tables, json.loads(footers.pop()))
 

@@ -20,7 +20,7 @@ class Exit(os.PathLike):
     """Ends the process that looks at it as a library that calls ``exit`` does."""
 
     def __fspath__(self):
-        os._exit(0)
+        os._exit(3)
 
 
 class Hang(os.PathLike):

@@ -1,11 +1,10 @@
 """A file that kills or stops the process that reads it costs itself, and no other file."""
 
 import pytest
-from exports import SCORED, check_conserved, dicom, outcome, put, read_run, tables_of
-from lethal import Crash, Defect, Exit, Hang
-
+from exports import SCORED, check_conserved, dicom, outcome, put, read_run
 from fracjax_jobs import score_dir as job
 from fracjax_jobs.walk import Entry, walk
+from lethal import Crash, Defect, Exit, Hang
 
 LETHAL = {"crash": Crash(), "exit": Exit(), "hang": Hang(), "defect": Defect()}
 
@@ -67,4 +66,4 @@ def test_a_run_that_fails_leaves_nothing_and_keeps_the_older_worklist(tmp_path, 
         job.score_dir(tmp_path / "export", out, scorer, job.Options(workers=1), report=fail)
     assert [path.name for path in out.parent.iterdir()] == ["worklist.parquet"]
     assert out.read_bytes() == b"of last night"
-    assert not any(path.exists() for path in tables_of(out)[1:])
+    assert not any(path.exists() for path in job.table_paths(out)[1:])

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from exports import CONTENTS, archive, check_conserved, dicom, pixels, plain, put, score
+from fracjax_jobs.studies import Study, rank
 from hypothesis import given
 from hypothesis import strategies as st
 from image.dicom_files import LOSSLESS, dicom_bytes
@@ -12,7 +13,6 @@ from PIL import Image
 from pydicom.uid import HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless
 
 from fracjax.image import Header, Reason
-from fracjax_jobs.studies import Study, rank
 
 SAME = 1e-3
 """Likelihoods of one picture in different forms lie this close together."""
@@ -83,9 +83,9 @@ def test_its_likelihood_is_the_mean_of_its_images(worked):
 def test_a_copy_of_an_image_counts_once(worked):
     assert worked.study("1.2.1")["images_scored"] == 3
     assert worked.study("1.2.1")["images_set_aside"] == 0
-    copy = worked.file("1/copy of IM1")  # the first by name
-    assert (copy["outcome"], worked.file("1/IM1")["reason"]) == ("scored", "duplicate")
-    assert not worked.file("1/IM1")["is_failure"]
+    copy = worked.file("1/copy of IM1")
+    assert (worked.file("1/IM1")["outcome"], copy["reason"]) == ("scored", "duplicate")
+    assert copy["study_key"] is None
 
 
 def test_ranks_count_from_the_most_likely_and_ties_go_by_key(worked):
@@ -190,23 +190,20 @@ def test_the_order_does_not_depend_on_the_order_of_the_files(given_studies, rand
 
 def forms():
     """One picture in every form in which it may come, and once with its greys reversed."""
-    eight = pixels(1, bits=8)
-    values = {8: eight, 12: eight * 16, 16: eight * 256}
+    values = {bits: pixels(1, bits) for bits in (8, 12, 16)}
     for bits, stored in values.items():
-        window = {"WindowCenter": 2.0 ** (bits - 1), "WindowWidth": 2.0**bits}
+        window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
         yield f"{bits} bits", dicom_bytes(stored, bits=bits, **window)
-        inverse = 255 * 2 ** (bits - 8) - stored
-        window["WindowCenter"] -= 2.0 ** (bits - 8)
-        data = dicom_bytes(inverse, bits=bits, photometric="MONOCHROME1", **window)
-        yield f"{bits} bits, MONOCHROME1", data
+        inverse = dicom_bytes(2**bits - 1 - stored, bits=bits, photometric="MONOCHROME1", **window)
+        yield f"{bits} bits, MONOCHROME1", inverse
     window = {"WindowCenter": 2048, "WindowWidth": 4096}
     lossy = (JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
     for syntax in (*LOSSLESS, *lossy):
         yield syntax.name, dicom_bytes(values[12], bits=12, syntax=syntax, **window)
     stream = io.BytesIO()
-    Image.fromarray(eight.astype(np.uint8)).save(stream, "PNG")
+    Image.fromarray(values[8].astype(np.uint8)).save(stream, "PNG")
     yield "PNG", stream.getvalue()
-    yield "reversed", dicom_bytes(255 - eight, bits=8)
+    yield "reversed", dicom_bytes(255 - values[8], bits=8)
 
 
 def test_the_same_picture_has_the_same_likelihood_in_every_form(tmp_path, scorer, reading_here):
@@ -218,7 +215,7 @@ def test_the_same_picture_has_the_same_likelihood_in_every_form(tmp_path, scorer
     likelihoods = {run.paths[row["file_key"]]: row["likelihood"] for row in run.files}
     reverse = likelihoods.pop("reversed")
     reference = likelihoods["8 bits"]
-    assert abs(reverse - reference) > 10 * SAME, "this network cannot tell pictures apart"
+    assert abs(reverse - reference) > 5 * SAME, "this network cannot tell pictures apart"
     assert likelihoods == pytest.approx(dict.fromkeys(likelihoods, reference), abs=SAME)
     assert len(likelihoods) == 6 + len(LOSSLESS) + 4 + 1
 

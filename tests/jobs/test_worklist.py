@@ -1,0 +1,481 @@
+"""The command as a night shift runs it: what it writes, says, and leaves alone."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from contextlib import chdir
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from exports import (
+    archive,
+    check_conserved,
+    dicom,
+    listing,
+    outcome,
+    plain,
+    put,
+    read_run,
+    score,
+)
+from fracjax_jobs import tables
+from fracjax_jobs.score_dir import NOTICE, table_paths
+from PIL import Image, PngImagePlugin
+
+from fracjax import cli
+from fracjax.bundle import load
+from fracjax.image import Reason
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENT = REPOSITORY / "docs/worklist.md"
+
+PATIENT = {
+    "PatientName": "BURNS^MONTGOMERY",
+    "PatientID": "MRN4711815",
+    "PatientBirthDate": "19310415",
+    "OtherPatientIDs": "ALT0815471",
+    "PatientAddress": "1000 Mammon Street",
+    "PatientComments": "nemesis of Simpson",
+    "ReferringPhysicianName": "RIVIERA^NICK",
+    "InstitutionName": "Springfield General",
+    "StudyDescription": "Wrist of Montgomery",
+}
+MARKERS = (
+    *("BURNS", "MONTGOMERY", "MRN4711815", "4711815", "19310415", "1931-04-15", "ALT0815471"),
+    *("Mammon", "nemesis", "RIVIERA", "Springfield"),
+)
+"""Parts of the identifiers, looked for without regard to case."""
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "fracjax", "score-dir", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """An export full of identifiers: in headers good and damaged, in names, in comments."""
+    root = tmp_path_factory.mktemp("identified") / "export"
+    folder = "BURNS MONTGOMERY MRN4711815/19310415 Wrist"
+    whole = dicom(1, "1.2.1", **PATIENT, AccessionNumber="A1")
+    at = whole.index(b"BURNS")
+    files = {
+        "IM1": whole,
+        "IM2": dicom(2, "1.2.1", **PATIENT),
+        "IM3": dicom(3, "1.2.2", **PATIENT, WindowCenter="0", WindowWidth="0"),
+        "short": dicom(4, "1.2.3", **PATIENT)[:-1000],
+        "cut in the name": whole[: at + 4],
+        "cut in the header": whole[: at + 200],
+        "odd length": whole[: at - 2] + b"\xff\xff" + whole[at:],
+        "odd VR": whole[: at - 4] + b"ZZ" + whole[at - 2 :],
+        "charset": dicom(5, "1.2.4", **PATIENT).replace(b"BURNS^", b"BURNS\xff"),
+        "no rows": dicom(6, "1.2.5", **PATIENT, Rows=None),
+        "ct": dicom(7, **PATIENT, Modality="CT"),
+        "BURNS.txt": "\n".join(PATIENT.values()).encode(),
+        "BURNS.json": json.dumps(PATIENT).encode(),
+        "BURNS.jpg": plain(8, "JPEG")[:40] + b"BURNS MRN4711815",
+        "empty": b"",
+    }
+    for name, data in files.items():
+        put(root, f"{folder}/{name}", data)
+    comments = PngImagePlugin.PngInfo()
+    comments.add_text("Comment", "BURNS^MONTGOMERY MRN4711815 19310415")
+    Image.frombytes("L", (40, 40), bytes(range(40)) * 40).save(
+        root / folder / "BURNS.png", pnginfo=comments
+    )
+    put(root, "BURNS.zip", archive(("MRN4711815/IM1", dicom(9, **PATIENT)), ("RIVIERA", b"x")))
+    put(root, "RIVIERA.zip", archive(("BURNS", b"x"))[:-9])
+    (root / "BURNS link").symlink_to(f"{folder}/IM1")
+    return root
+
+
+@pytest.fixture(scope="module")
+def night(export, tiny_bundle, tmp_path_factory):
+    """One run of the command over that export, which may not be written to."""
+    out = tmp_path_factory.mktemp("night") / "worklist.parquet"
+    folders = [folder for folder, _, _ in os.walk(export)]
+    for folder in folders:
+        Path(folder).chmod(0o500)
+    before = listing(export)
+    arguments = (export, "--out", out, "--bundle", tiny_bundle, "--batch-size", 2, "--workers", 2)
+    done = subprocess.run(command(*arguments), capture_output=True, check=False)  # noqa: S603
+    after = listing(export)
+    for folder in folders:
+        Path(folder).chmod(0o700)
+    assert done.returncode == 1, done.stderr
+    return {"done": done, "out": out, "before": before, "after": after}
+
+
+# What the command leaves
+
+
+def test_nothing_in_the_export_changes(night):
+    assert night["before"] == night["after"]
+
+
+def test_three_tables_for_the_user_alone_and_nothing_else(night):
+    out = night["out"]
+    assert sorted(out.parent.iterdir()) == sorted(table_paths(out))
+    for path in table_paths(out):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_every_file_is_accounted_for(night, export):
+    run = read_run(night["out"])
+    check_conserved(run)
+    lying = sum(len(files) for _, _, files in os.walk(export))
+    assert len(run.files) == lying - 1 + 2  # BURNS.zip counts by its two members
+
+
+def test_no_identifier_leaves_the_export(night):
+    said = night["done"].stdout + night["done"].stderr
+    worklist, files, _ = (pq.read_table(path).to_pylist() for path in table_paths(night["out"]))
+    footers = [pq.read_metadata(path).metadata for path in table_paths(night["out"])]
+    raw = b"".join(path.read_bytes() for path in table_paths(night["out"])[:2])
+    for text in (said.decode(), repr(worklist), repr(files), repr(footers), raw.decode("latin-1")):
+        found = [marker for marker in MARKERS if marker.lower() in text.lower()]
+        assert not found
+
+
+def test_the_linkage_alone_knows_paths(night):
+    assert any("BURNS" in path for path in read_run(night["out"]).paths.values())
+
+
+def test_the_summary_says_what_was_done(night):
+    said = night["done"].stdout.decode()
+    run = read_run(night["out"])
+    assert said.startswith(NOTICE)
+    assert f"files found       {len(run.files):7d}" in said
+    assert f"images scored     {run.metadata['images_scored']:7d}" in said
+    for reason, count in run.metadata["set_aside"].items():
+        assert re.search(rf"{reason} +{count}\b", said)
+    top = run.study(next(row["study_key"] for row in run.worklist if row["rank"] == 1))
+    line = rf"^ *1 +{top['likelihood']:.3f} .* {top['study_key']}\b"
+    assert re.search(line, said, re.MULTILINE)
+
+
+def test_the_footer_names_the_model_and_the_use(night, tiny_bundle):
+    metadata = read_run(night["out"]).metadata
+    manifest = load(tiny_bundle).manifest
+    assert "research use" in metadata["notice"].lower()
+    assert metadata["model_id"] == manifest.model_id
+    assert metadata["weights_sha256"] == manifest.weights_sha256
+    assert metadata["target"] == "fracture"
+    assert metadata["figures"]["auroc_study"]["n"] == 4
+    assert metadata["schema_version"] == tables.SCHEMA_VERSION
+
+
+def test_the_tables_have_the_documented_types(night):
+    schemas = (tables.WORKLIST, tables.FILES, tables.LINKAGE)
+    for path, schema in zip(table_paths(night["out"]), schemas, strict=True):
+        # Field names within lists aside, which Parquet sets.
+        assert [str(kind) for kind in pq.read_schema(path).types] == [
+            str(kind).replace("item", "element") for kind in schema.types
+        ]
+        assert pq.read_schema(path).names == schema.names
+
+
+# Exit codes, and what is said of bad input
+
+
+@pytest.fixture
+def run_command(monkeypatch, capfd):
+    """Run the command in this process; gives its exit code, and what it said."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fracjax", "score-dir", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capfd.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+def test_exit_code_0_and_no_training_library_where_all_is_scored(tmp_path, tiny_bundle):
+    put(tmp_path, "export/IM1", dicom(1))
+    put(tmp_path, "export/README.TXT", b"text is furniture")
+    out = tmp_path / "worklist.parquet"
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 1)
+    program = f"""
+import sys
+from fracjax import cli
+sys.argv = ["fracjax", "score-dir", *{[*map(str, arguments)]!r}]
+try:
+    cli.main()
+finally:
+    heavy = ("tensorflow", "tensorflow_datasets", "orbax")
+    print("imported:", [name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[-1] == "imported: []"
+    assert len(read_run(out).worklist) == 1
+
+
+def test_help_needs_neither_jax_nor_numpy():
+    program = """
+import sys
+from fracjax import cli
+sys.argv = ["fracjax", "--help"]
+try:
+    cli.main()
+finally:
+    print("imported:", [name for name in ("jax", "numpy", "cv2", "pyarrow") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)  # noqa: S603
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines()[-1] == "imported: []"
+
+
+def test_exit_code_3_where_nothing_is_scored(tmp_path, tiny_bundle, run_command):
+    put(tmp_path, "export/README.TXT", b"text")
+    put(tmp_path, "export/IM1", dicom(1, "1.2.3")[:-1000])
+    out = tmp_path / "worklist.parquet"
+    code, said, errors = run_command(
+        tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 1
+    )
+    assert (code, errors) == (3, "")
+    assert NOTICE in said
+    (study,) = read_run(out).worklist
+    assert (study["study_key"], study["status"]) == ("1.2.3", "not_scored")
+
+
+BAD_INPUTS = {
+    "a missing directory": "{tmp}/missing --out {out}",
+    "a file as directory": "{tmp}/export/IM1 --out {out}",
+    "a name too long": "{tmp}/" + "d" * 300 + " --out {out}",
+    "an empty directory": "{tmp}/empty --out {out}",
+    "out inside": "{tmp}/export --out {tmp}/export/w.parquet",
+    "out inside by a link": "{tmp}/export --out {tmp}/link/w.parquet",
+    "out inside by dots": "{tmp}/export --out {tmp}/empty/../export/w.parquet",
+    "a link to inside as export": "{tmp}/link --out {tmp}/export/w.parquet",
+    "out a directory": "{tmp}/export --out {tmp}/directory.parquet",
+    "no parent of out": "{tmp}/export --out {tmp}/missing/w.parquet",
+    "out not Parquet": "{tmp}/export --out {tmp}/w.csv",
+    "out where nothing can be made": "{tmp}/export --out /proc/w.parquet",
+    "a table's name taken": "{tmp}/export --out {tmp}/taken.parquet",
+    "no bundle": "{tmp}/export --out {out} --bundle {tmp}/empty",
+    "a bundle that is none": "{tmp}/export --out {out} --bundle {tmp}/json",
+    "a damaged bundle": "{tmp}/export --out {out} --bundle {tmp}/damaged",
+    "a bundle of next year": "{tmp}/export --out {out} --bundle {tmp}/version",
+    "batch size 0": "{tmp}/export --out {out} --batch-size 0",
+    "negative batch size": "{tmp}/export --out {out} --batch-size -1",
+    "negative workers": "{tmp}/export --out {out} --workers -1",
+    "no time": "{tmp}/export --out {out} --timeout 0",
+    "a time that is no number": "{tmp}/export --out {out} --timeout nan",
+    "an unknown grouping": "{tmp}/export --out {out} --group-by patient",
+}
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(tmp_path_factory, tiny_bundle):
+    """A folder with one of each bad input."""
+    folder = tmp_path_factory.mktemp("bad")
+    put(folder, "export/IM1", dicom(1))
+    (folder / "empty").mkdir()
+    (folder / "directory.parquet").mkdir()
+    (folder / "taken.files.parquet").mkdir()
+    (folder / "link").symlink_to("export")
+    put(folder, "json/bundle.json", b"{}")
+    shutil.copytree(tiny_bundle, folder / "damaged")
+    weights = folder / "damaged/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
+    shutil.copytree(tiny_bundle, folder / "version")
+    manifest = folder / "version/bundle.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    return folder
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_bad_input_is_one_line_and_exit_code_2(kind, bad_inputs, tiny_bundle, run_command):
+    arguments = shlex.split(BAD_INPUTS[kind].format(tmp=bad_inputs, out=bad_inputs / "w.parquet"))
+    if "--bundle" not in arguments:
+        arguments += ["--bundle", tiny_bundle]
+    before = set(listing(bad_inputs))
+    code, said, errors = run_command(
+        *arguments, *([] if "--workers" in arguments else ["--workers", 1])
+    )
+    assert (code, said) == (2, "")
+    assert re.fullmatch(r"fracjax: [^\n]+\n", errors)
+    assert set(listing(bad_inputs)) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes whatever the permissions")
+def test_a_folder_that_cannot_be_written_is_named(bad_inputs, tiny_bundle, run_command, tmp_path):
+    tmp_path.chmod(0o500)
+    code, _, errors = run_command(
+        bad_inputs / "export", "--out", tmp_path / "w.parquet", "--bundle", tiny_bundle
+    )
+    assert code == 2
+    assert re.fullmatch(r"fracjax: [^\n]+\n", errors)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_one_line(tmp_path, scorer, reading_here, monkeypatch, capfd):
+    put(tmp_path, "export/IM1", dicom(1))
+    full = lambda *_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "partial"))  # noqa: E731
+    monkeypatch.setattr(tables.tempfile, "mkstemp", full)
+    with reading_here(), pytest.raises(tables.UsageError, match="No space left on device"):
+        score(tmp_path / "export", tmp_path / "w.parquet", scorer)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert capfd.readouterr().err == ""
+
+
+# A run that is killed
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_table_and_no_process(tmp_path, tiny_bundle, kill):
+    for number in range(40):
+        put(tmp_path, f"export/IM{number:02d}", dicom(number))
+    out = put(tmp_path, "out/worklist.parquet", b"of last night")
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 2)
+    process = subprocess.Popen(  # noqa: S603
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while len(list(out.parent.glob(".fracjax-*.partial"))) < 3:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)  # into the reading, which begins with the start of the workers
+    process.send_signal(kill)
+    process.communicate(timeout=120)  # ends when no process of the run holds the pipes any more
+    assert process.returncode == (130 if kill == signal.SIGINT else -kill)
+    assert out.read_bytes() == b"of last night"
+    left = [path.name for path in out.parent.iterdir() if path != out]
+    if kill == signal.SIGINT:
+        assert left == []
+    assert all(name.startswith(".fracjax-") and name.endswith(".partial") for name in left)
+
+
+# The document, and the programs that open the tables
+
+
+def code_blocks(language):
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE
+    )
+
+
+def documented(heading):
+    """The first two cells of each row of the tables below a heading."""
+    section = re.search(
+        rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return dict(re.findall(r"^\| `?([\w.]+)`? \| ([^|]+) \|", section[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [
+        ("worklist.parquet", tables.WORKLIST),
+        ("worklist.files.parquet", tables.FILES),
+        ("worklist.linkage.parquet", tables.LINKAGE),
+    ],
+)
+def test_the_document_has_each_column_with_its_type(name, schema):
+    kinds = {pa.float32(): "float32", pa.list_(pa.string()): "list of string"}
+    kinds[pa.list_(pa.float32())] = "list of float32"
+    columns = documented(name)
+    columns.pop("column")
+    assert columns == {field.name: kinds.get(field.type, str(field.type)) for field in schema}
+
+
+def test_the_document_has_each_reason_and_exit_code():
+    reasons = documented("Reasons")
+    reasons.pop("reason")
+    assert reasons == {str(reason): "yes" if reason.is_failure else "no" for reason in Reason}
+    assert set(documented("Exit codes")) == {"code", "0", "1", "2", "3", "130"}
+
+
+def test_the_document_has_each_note():
+    sources = "".join(path.read_text() for path in (REPOSITORY / "fracjax/image").glob("*.py"))
+    for note in set(documented("Notes")) - {"note"}:
+        assert f'"{note}"' in sources
+    given = re.findall(r'(?:notes \+?= |file_format, )\("(\w+)",\)', sources)
+    assert len(given) >= 3
+    assert set(given) <= set(documented("Notes"))
+
+
+def test_the_document_has_each_field_of_the_footer(night):
+    text = DOCUMENT.read_text().partition("## Footer")[2]
+    assert all(f"`{name}`" in text for name in read_run(night["out"]).metadata)
+
+
+@pytest.mark.parametrize("query", code_blocks("sql"))
+def test_its_queries_run_in_duckdb(night, query):
+    duckdb = pytest.importorskip("duckdb")
+    with chdir(night["out"].parent):
+        rows = duckdb.sql(query).fetchall()
+    assert rows
+
+
+@pytest.mark.parametrize("program", code_blocks("python"))
+def test_its_programs_run(night, program, capsys):
+    with chdir(night["out"].parent):
+        exec(program, {})  # noqa: S102 - our own document
+    assert capsys.readouterr().out
+
+
+def test_duckdb_and_pandas_see_the_documented_types(night):
+    duckdb = pytest.importorskip("duckdb")
+    pandas = pytest.importorskip("pandas")
+    described = duckdb.sql(f"DESCRIBE FROM '{night['out']}'").fetchall()
+    types = {name: kind for name, kind, *_ in described}
+    assert (types["rank"], types["likelihood"]) == ("INTEGER", "FLOAT")
+    assert (types["status"], types["image_likelihoods"]) == ("VARCHAR", "FLOAT[]")
+    frame = pandas.read_parquet(night["out"])
+    assert frame["likelihood"].dtype == "float32"
+    assert frame["images_scored"].dtype == "int32"
+    assert frame["rank"].isna().sum() == (frame["status"] == "not_scored").sum() > 0
+
+
+def test_polars_reads_the_worklist(night):
+    polars = pytest.importorskip("polars")
+    frame = polars.read_parquet(night["out"])
+    assert frame["rank"].null_count() > 0
+    assert frame.schema["image_likelihoods"] == polars.List(polars.Float32)
+
+
+# Real files
+
+
+def test_a_folder_of_real_and_hostile_files(shared, tmp_path, tiny_bundle, run_command):
+    root, out = shared / "dicom", tmp_path / "worklist.parquet"
+    code, said, errors = run_command(
+        root, "--out", out, "--bundle", tiny_bundle, "--workers", 2, "--timeout", 60
+    )
+    run = read_run(out)
+    assert code == 1
+    check_conserved(run)
+    lying = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+    members = re.compile(r"(bombs/\w+\.zip)/.*")
+    assert {members.sub(r"\1", path) for path in run.paths.values()} == lying
+    assert not any(outcome(row).startswith("decoder_") for row in run.files)
+    told = (said + errors + repr(run.worklist) + repr(run.files)).lower()
+    for name in patient_names(root):
+        assert name.lower() not in told
+
+
+def patient_names(root):
+    """Names of patients in real files, as far as they can be read, and are not common words."""
+    names = set()
+    for path in root.glob("[!b]*/**/*"):  # not the bombs, nor what is broken
+        if path.is_file():
+            try:
+                dataset = pydicom.dcmread(path, specific_tags=["PatientName"], force=True)
+                names.add(str(dataset.get("PatientName") or ""))
+            except Exception:  # noqa: BLE001, S112 - any file of any kind
+                continue
+    return {name for name in names if len(name) >= 8}

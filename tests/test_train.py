@@ -1,0 +1,244 @@
+"""Whole training runs, of seconds: what they write, that they resume, and what they refuse."""
+
+import csv
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+import fracjax as fj
+from fracjax import bundle, metrics, train
+from fracjax.errors import BundleError, DataError, UsageError, WeightsError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Report each step, and draw few bootstrap samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "LOSSES_BETWEEN_READS", 1)
+        patch.setattr(metrics, "BOOTSTRAP_SAMPLES", 100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_config, data_dir):
+    """A run that nothing disturbed: its directory, its manifest, and what it reported."""
+    workdir = tmp_path_factory.mktemp("runs") / "new/finished"
+    reports = []
+    manifest = train.fit(tiny_config, workdir, data_dir=data_dir, report=reports.append)
+    return workdir, manifest, reports
+
+
+def weights_of(workdir):
+    return (workdir / "bundle" / bundle.WEIGHTS_NAME).read_bytes()
+
+
+# What a run leaves
+
+
+def test_a_run_reports_each_step_once(finished, tiny_config, data_dir):
+    _, _, reports = finished
+    images = len(fj.data.load("frac_atlas", tiny_config.data.train, data_dir))
+    steps = images // 4 * 2
+    assert [(report.step, report.steps) for report in reports] == [
+        (i + 1, steps) for i in range(steps)
+    ]
+    assert reports[-1].epoch == 2
+    assert all(np.isfinite(report.loss) for report in reports)
+
+
+def test_a_run_writes_a_bundle_that_scores(finished, tiny_config):
+    workdir, manifest, _ = finished
+    loaded = bundle.load(workdir)
+    assert loaded.manifest == manifest
+    assert manifest.training == tiny_config
+    assert manifest.target == "fracture"
+    assert manifest.provenance.dataset == "frac_atlas/1.0.0"
+    assert manifest.provenance.initial_weights == ""
+    assert any("CC BY 4.0" in licence for licence in manifest.provenance.licences)
+    assert manifest.model_id in (workdir / "bundle" / bundle.CARD_NAME).read_text()
+    assert 0 < fj.load(workdir, batch_size=1).score(np.full((1, 32, 32), 0.5, np.float32))[0] < 1
+
+
+def test_figures_have_their_cases_and_agree_with_the_predictions(finished, data_dir):
+    workdir, manifest, _ = finished
+    valid = fj.data.load("frac_atlas", ["fold_0"], data_dir)
+    for name in ("auroc_image", "auroc_study"):  # in FracAtlas, each study is one image
+        figure = manifest.figures[name]
+        assert figure.n == len(valid)
+        assert figure.positives == sum(example.label for example in valid)
+        assert figure.groups == len({example.group for example in valid})
+    with (workdir / "valid_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["source"] for row in rows] == [example.source for example in valid]
+    figure = metrics.auroc(
+        [int(row["label"]) for row in rows],
+        [float(row["likelihood"]) for row in rows],
+        [row["group"] for row in rows],
+    )
+    assert figure == manifest.figures["auroc_image"]
+
+
+def test_figures_are_those_of_the_bundle_as_stored(finished, data_dir):
+    workdir, _, _ = finished
+    scorer = fj.load(workdir, batch_size=2)
+    valid = fj.data.load("frac_atlas", ["fold_0"], data_dir)
+    squares = [fj.image.network_input(ex.pixels(), scorer.manifest.preprocess) for ex in valid]
+    with (workdir / "valid_predictions.csv").open(newline="") as file:
+        predicted = [float(row["likelihood"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(scorer.score(np.stack(squares)), predicted, atol=0.01)
+
+
+# Interruption
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_at(step):
+    def report(progress):
+        if progress.step == step:
+            raise Killed
+
+    return report
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(finished, tiny_config, data_dir, tmp_path):
+    workdir, manifest, reports = finished
+    epoch = reports[-1].steps // 2
+    with pytest.raises(Killed):
+        train.fit(tiny_config, tmp_path, data_dir=data_dir, report=kill_at(epoch + 2))
+    assert not (tmp_path / "bundle").exists()
+    resumed = []
+    again = train.fit(tiny_config, tmp_path, data_dir=data_dir, report=resumed.append)
+    assert [report.step for report in resumed] == list(range(epoch + 1, 2 * epoch + 1))
+    assert [report.loss for report in resumed] == [report.loss for report in reports[epoch:]]
+    assert weights_of(tmp_path) == weights_of(workdir)
+    assert replace(again, created="") == replace(manifest, created="")
+
+
+def test_a_run_killed_before_its_bundle_trains_no_further(
+    finished, tiny_config, data_dir, tmp_path, monkeypatch
+):
+    def kill(*_arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(bundle, "write", kill)
+        train.fit(tiny_config, tmp_path, data_dir=data_dir)
+    resumed = []
+    train.fit(tiny_config, tmp_path, data_dir=data_dir, report=resumed.append)
+    assert resumed == []
+    assert weights_of(tmp_path) == weights_of(finished[0])
+
+
+def test_a_finished_run_is_returned_as_it_is(finished, tiny_config, tmp_path):
+    workdir, manifest, _ = finished
+    reports = []
+    # Not even its data need be there.
+    again = train.fit(tiny_config, workdir, data_dir=tmp_path / "no data", report=reports.append)
+    assert again == manifest
+    assert reports == []
+
+
+# What is refused
+
+
+def refusal(error, config, workdir, **options):
+    with pytest.raises(error) as caught:
+        train.fit(config, workdir, **options)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_another_configuration_in_the_same_directory(finished, tiny_config, data_dir):
+    workdir, manifest, _ = finished
+    message = refusal(UsageError, replace(tiny_config, seed=1), workdir, data_dir=data_dir)
+    assert str(workdir) in message
+    assert "--workdir" in message
+    assert bundle.load(workdir).manifest == manifest
+
+
+def test_a_refused_run_claims_no_directory(tiny_config, data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    unprepared = tmp_path / "no data"
+    message = refusal(DataError, tiny_config, workdir, data_dir=unprepared)
+    assert "fracjax prepare frac_atlas" in message
+    assert not (workdir / train.CLAIM_NAME).exists()
+
+
+def test_a_batch_larger_than_the_data(tiny_config, data_dir, tmp_path):
+    large = replace(tiny_config, optimizer=replace(tiny_config.optimizer, batch_size=1000))
+    message = refusal(DataError, large, tmp_path, data_dir=data_dir)
+    assert "1000" in message
+    assert "smaller optimizer.batch_size" in message
+
+
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_splits_of_one_class(side, tiny_config, data_dir, tmp_path, monkeypatch):
+    load = train.data.load
+
+    def load_one_class(name, splits, data_dir):
+        images = load(name, splits, data_dir)
+        one_sided = splits == (
+            tiny_config.data.train if side == "training" else tiny_config.data.valid
+        )
+        return [example for example in images if example.label == 0] if one_sided else images
+
+    monkeypatch.setattr(train.data, "load", load_one_class)
+    message = refusal(DataError, tiny_config, tmp_path, data_dir=data_dir)
+    assert f"{side} splits hold one class" in message
+
+
+def test_splits_that_share_a_group(tiny_config, data_dir, tmp_path, monkeypatch):
+    load = train.data.load
+    monkeypatch.setattr(
+        train.data, "load", lambda name, _, data_dir: load(name, ["fold_0"], data_dir)
+    )
+    message = refusal(DataError, tiny_config, tmp_path, data_dir=data_dir)
+    assert "stand in both" in message
+
+
+def test_weights_that_do_not_fit(tiny_config, data_dir, tmp_path):
+    options = {"data_dir": data_dir, "initial_weights": tmp_path / "absent.safetensors"}
+    assert "absent.safetensors" in refusal(WeightsError, tiny_config, tmp_path / "run", **options)
+    options["initial_weights"] = tmp_path
+    refusal(BundleError, tiny_config, tmp_path / "run", **options)
+
+
+def test_a_bundle_that_learned_from_the_held_out_images(tiny_config, finished, data_dir, tmp_path):
+    other = replace(
+        tiny_config, data=replace(tiny_config.data, train=("fold_0",), valid=("fold_1",))
+    )
+    message = refusal(DataError, other, tmp_path, data_dir=data_dir, initial_weights=finished[0])
+    assert "fold_1" in message
+
+
+# The command line
+
+
+def test_the_command_line_trains_to_the_same_weights(
+    finished, tiny_config, data_dir, tmp_path, run_python
+):
+    workdir, manifest, _ = finished
+    arguments = ["-m", "fracjax", "train", "--workdir", tmp_path, "--data-dir", data_dir]
+    arguments += ["--set", "name=tiny", "--image-size", "32", "--set", "model.name=resnet14"]
+    for section in ("augment", "optimizer"):
+        for name, value in asdict(getattr(tiny_config, section)).items():
+            arguments += ["--set", f"{section}.{name}={value}"]
+    done = run_python(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert manifest.model_id in done.stdout
+    assert f"auroc_study: {manifest.figures['auroc_study'].value:.3f} (95 % interval" in done.stdout
+    assert weights_of(tmp_path) == weights_of(workdir)
+    claim = json.loads((tmp_path / train.CLAIM_NAME).read_text())
+    assert claim == json.loads((workdir / train.CLAIM_NAME).read_text())
+
+    refused = run_python(*arguments, "--set", "seed=1")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("fracjax: ")
+    assert len(refused.stderr.splitlines()) == 1
+    assert "another configuration" in refused.stderr
