@@ -40,15 +40,21 @@ Its score is the likelihood, 0 to 1 and not calibrated, that {MEANING[manifest.t
 
 ## Made from
 
-{provenance.dataset}, splits {", ".join(training.data.train)}: {provenance.train_images} images,
-{provenance.train_positives} positive, {provenance.train_groups} groups. Recipe `{training.name}`,
-{training.optimizer.epochs} epochs, seed {training.seed}; the last step is the model, and nothing
-was chosen by its figures. Initial weights: {provenance.initial_weights or "random"} (sha256).
+| | |
+|---|---|
+| data | {provenance.dataset}, {", ".join(training.data.train)} |
+| images | {provenance.train_images}, {provenance.train_positives} positive |
+| groups | {provenance.train_groups} (patients, or a proxy for them) |
+| recipe | `{training.name}`, {training.optimizer.epochs} epochs, seed {training.seed} |
+| initial weights | {provenance.initial_weights or "random"} (sha256) |
+
+The state after the last step is the model; nothing was chosen by its figures.
 
 ## Measured
 
-On splits {", ".join(training.data.valid)}, whose groups were not trained on, with the weights as
-stored. Intervals are a bootstrap over groups.
+On {provenance.dataset}, {", ".join(training.data.valid)}: groups that were not trained on, of the
+same set, so expect less elsewhere. With the weights as stored; intervals are a bootstrap over
+groups.
 
 | figure | value |
 |---|---|

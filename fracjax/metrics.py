@@ -20,8 +20,13 @@ def auroc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, seed: int 
         scores: (n,); higher is more likely positive.
         groups: n names.
         seed: Of the draws.
+
+    Raises:
+        ValueError: Only one class is present.
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
+    if not 0 < labels.sum() < len(labels):
+        raise ValueError("the area under the ROC curve needs both classes")
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     rows = [np.flatnonzero(members == index) for index in range(len(names))]
     rng = np.random.default_rng(seed)

@@ -30,6 +30,9 @@ from fracjax.losses import balanced_class_weights
 from fracjax.models import Network
 
 CHECKPOINTS_KEPT = 2
+SMALLEST_CLASS = 10
+"""Positives and negatives under which a subset gets no figure of its own."""
+
 LOSSES_BETWEEN_READS = 10
 """Steps between two looks at the loss: each look waits for the device."""
 
@@ -223,7 +226,8 @@ def evaluate(images: Sequence[data.Example], likelihoods: NDArray[np.float32]) -
 
     Returns:
         ``auroc_study`` over the mean likelihood of each study's images; ``auroc_image``; and of
-        the images, those that are not truncated and those without metal.
+        the images, those that are not truncated, those without metal, and those of each body part
+        with enough of both classes.
     """
     labels = np.array([example.label for example in images])
     groups = np.array([example.group for example in images])
@@ -239,8 +243,11 @@ def evaluate(images: Sequence[data.Example], likelihoods: NDArray[np.float32]) -
         "auroc_image_not_truncated": np.array([not example.truncated for example in images]),
         "auroc_image_without_metal": np.array([example.hardware == 0 for example in images]),
     }
+    parts = np.array([example.body_part for example in images])
+    subsets |= {f"auroc_image_{part}": parts == part for part in sorted(set(parts.tolist()))}
     for name, chosen in subsets.items():
-        if 0 < labels[chosen].sum() < chosen.sum():
+        positives = labels[chosen].sum()
+        if min(positives, chosen.sum() - positives) >= SMALLEST_CLASS:
             figures[name] = metrics.auroc(labels[chosen], likelihoods[chosen], groups[chosen])
     return figures
 

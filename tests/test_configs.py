@@ -89,7 +89,7 @@ def test_a_wrong_override_is_refused_in_one_line(override, words):
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"'resnet'.*fracatlas_resnet50, mura_resnet50"):
+    with pytest.raises(UsageError, match=f"'resnet'.*{', '.join(configs.RECIPES)}"):
         recipe("resnet")
 
 

@@ -344,6 +344,7 @@ WHOLE_FILES = [
     changes=st.lists(st.tuples(st.integers(4, 300), st.integers(0, 255)), min_size=1, max_size=6),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd metadata
 def test_a_file_with_changed_bytes_gives_a_picture_or_a_reason(data, changes):
     broken = bytearray(data)
     for place, value in changes:
