@@ -77,7 +77,7 @@ class Batch(TypedDict):
     """What a step takes."""
 
     image: ArrayLike
-    """uint8 (batch, size, size) grey levels 0..255: the network's input, rounded to 8 bits."""
+    """(batch, size, size): the network's input, float32 in 0..1 or rounded to uint8 in 0..255."""
     label: ArrayLike
     """int32 (batch,), 0 or 1."""
 
@@ -161,7 +161,7 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat(epochs)
-        .map(lambda example: _sample(example, preprocess))
+        .map(lambda example: _train_sample(example, preprocess))
         .batch(batch_size, drop_remainder=True)
     )
 
@@ -169,8 +169,16 @@ def train_batches(
 def valid_batches(
     images: Sequence[Example], preprocess: Preprocess, *, batch_size: int
 ) -> Iterator[Batch]:
-    """Give the images in their order; the last batch is filled up with black ones."""
-    samples = grain.MapDataset.source(images).map(lambda example: _sample(example, preprocess))
+    """Give the images in their order, as scoring sees them: float32, without rounding.
+
+    The last batch is filled up with black ones.
+    """
+    samples = grain.MapDataset.source(images).map(
+        lambda example: Batch(
+            image=network_input(example.pixels(), preprocess),
+            label=np.asarray(example.label, np.int32),
+        )
+    )
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     for batch in samples.batch(batch_size).to_iter_dataset(options):
         missing = batch_size - len(batch["label"])
@@ -186,7 +194,8 @@ def _register(name: str) -> None:
     import_module(BUILDERS[name])
 
 
-def _sample(example: Example, preprocess: Preprocess) -> Batch:
+def _train_sample(example: Example, preprocess: Preprocess) -> Batch:
+    # Rounded, since a quarter of the bytes goes to the device; augmentation changes more than that.
     square = network_input(example.pixels(), preprocess)
     return Batch(
         image=np.rint(square * 255).astype(np.uint8), label=np.asarray(example.label, np.int32)

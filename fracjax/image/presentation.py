@@ -18,8 +18,8 @@ def show(dataset: Dataset, stored: NDArray[Any]) -> tuple[NDArray[np.float32], s
         stored: Integers (h, w).
 
     Returns:
-        float32 (h, w) in 0..1; where the grey scale came from (``lut``, ``window`` or
-        ``full_range``); and whether the header's was unusable and full range took its place.
+        float32 (h, w) in 0..1; where the grey scale came from (``lut``, ``window``,
+        ``full_range`` or ``none``); and whether the header's was unusable and full range took its place.
 
     Raises:
         Rejected: If every pixel that is not padding has the same value.
@@ -84,7 +84,8 @@ def _voi(dataset: Dataset, values: NDArray[Any]) -> tuple[NDArray[np.float32], s
     """Apply the VOI LUT, or else the window (PS3.3 C.11.2); the first one of several.
 
     Returns:
-        float32 (h, w) in 0..1, and ``lut`` or ``window``; ``None`` where the header has neither.
+        float32 (h, w) in 0..1, and ``lut``, ``window``, or ``none`` for stored values that need
+        neither; ``None`` where the header lacks what the values need.
     """
     if dataset.get("VOILUTSequence"):
         table = header.lookup_table(dataset, "VOILUTSequence")
@@ -92,6 +93,10 @@ def _voi(dataset: Dataset, values: NDArray[Any]) -> tuple[NDArray[np.float32], s
         return np.clip(grayscale.look_up(values, table) / white, 0, 1), "lut"
     center, width = header.number(dataset, "WindowCenter"), header.number(dataset, "WindowWidth")
     if center is None or width is None:
+        if values.dtype == np.uint8 and header.integer(dataset, "BitsStored") == 8:
+            # Eight bits without a window are a picture made for display already. To stretch them
+            # would show it otherwise than the same picture in a PNG file.
+            return values.astype(np.float32) / np.float32(255), "none"
         return None
     function = header.text(dataset, "VOILUTFunction") or "LINEAR"
     return grayscale.window(values, center, width, function.upper()), "window"
