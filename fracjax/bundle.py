@@ -29,6 +29,9 @@ MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "CARD.md"
 
+HEADLINE = "auroc_study"
+"""The figure that every bundle has, and that is shown beside a score."""
+
 BUNDLED = Path(__file__).parent / "bundles" / "fracatlas"
 """The model that ships with the package."""
 
@@ -41,19 +44,23 @@ class Provenance:
 
     Attributes:
         dataset: Name and version of the builder.
+        learned: Splits, as ``data set:split``, that this model or one it began with learned from.
         train_images: Images learned from.
         train_positives: Those with a positive label.
         train_groups: Their patients or leakage groups.
         initial_weights: sha256 of the file that training began with; empty for random weights.
         licences: What a holder of the model must carry along.
+        note: What the one who trained it says of the images; may be empty.
     """
 
     dataset: str
+    learned: tuple[str, ...]
     train_images: int
     train_positives: int
     train_groups: int
     initial_weights: str
     licences: tuple[str, ...]
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,10 @@ def encode_weights(variables: Arrays) -> bytes:
     for name, value in sorted(variables.items()):
         kept = value.astype(np.float16) if name.endswith("kernel") else value.astype(np.float32)
         if not np.isfinite(kept).all():
-            raise BundleError(f"{name} has values that are not finite; the training diverged")
+            raise BundleError(
+                f"{name} has values that half precision cannot hold; "
+                "train with a lower learning rate"
+            )
         stored[name] = kept
     return save_tensors(stored)
 
@@ -123,11 +133,15 @@ def write(directory: Path, manifest: Manifest, weights: bytes, card: str) -> Non
     if partial.exists():  # of a process that died; in a container, process ids repeat
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    (partial / WEIGHTS_NAME).write_bytes(weights)
-    text = json.dumps(asdict(manifest), indent=2) + "\n"
-    (partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
-    (partial / CARD_NAME).write_text(card, encoding="utf-8")
-    partial.rename(directory)
+    try:
+        (partial / WEIGHTS_NAME).write_bytes(weights)
+        text = json.dumps(asdict(manifest), indent=2) + "\n"
+        (partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
+        (partial / CARD_NAME).write_text(card, encoding="utf-8")
+        partial.rename(directory)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def load(directory: Path = BUNDLED) -> Bundle:
@@ -189,8 +203,12 @@ def _read_manifest(directory: Path) -> Manifest:
             f"{FORMAT!r}, version {VERSION}"
         )
     try:
-        return TypeAdapter(Manifest).validate_json(text)
-    except (ValidationError, UsageError) as error:
-        raise BundleError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); copy the bundle again"
-        ) from None
+        manifest = TypeAdapter(Manifest).validate_json(text)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise BundleError(f"{path} is damaged at {where}; copy the bundle again") from None
+    except UsageError as error:
+        raise BundleError(f"{path} is damaged ({error}); copy the bundle again") from None
+    if HEADLINE not in manifest.figures:
+        raise BundleError(f"{path} has no figure {HEADLINE}; copy the bundle again")
+    return manifest

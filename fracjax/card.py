@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fracjax.configs import Target
+from fracjax.notice import NOTICE
 
 if TYPE_CHECKING:
     from fracjax.bundle import Manifest
@@ -11,6 +12,22 @@ MEANING: dict[Target, str] = {
     "fracture": "the picture shows a fracture",
     "abnormality": "the study is abnormal: a fracture, but also metal, joint disease or else",
 }
+
+LIMITS = {
+    "frac_atlas": (
+        "Groups are blocks of consecutive images joined with near-duplicates: FracAtlas names no "
+        "patients, so a patient may stand on both sides.",
+        "Size and order predict the label in FracAtlas (16 % of its small and 29 % of its large "
+        "pictures are fractured; ids 2400 to 2599 all are), and so does metal (97 of 99 pictures). "
+        "The model may have learned them.",
+        "Three hospitals of one country; hand, leg, hip and shoulder only; no ages are given.",
+    ),
+    "mura": (
+        "MURA's labels are of abnormality, not of fracture.",
+        "One hospital; upper limb only.",
+    ),
+}
+"""What is known to be wrong or narrow about a data set."""
 
 NOT_FOR = (
     "Diagnosis, or any decision about a patient: it has no clearance and no clinical validation.",
@@ -25,11 +42,13 @@ def render_card(manifest: "Manifest") -> str:
     """Write a bundle's ``CARD.md`` (after Mitchell et al., Model Cards, arXiv:1810.03993)."""
     training, provenance = manifest.training, manifest.provenance
     figures = "\n".join(f"| `{name}` | {figure} |" for name, figure in manifest.figures.items())
+    initial = f"sha256 {provenance.initial_weights}" if provenance.initial_weights else "random"
     licences = "\n".join(f"- {licence}" for licence in provenance.licences)
     not_for = "\n".join(f"- {item}" for item in NOT_FOR)
+    limits = "\n".join(f"- {item}" for item in LIMITS[training.data.name])
     return f"""# {manifest.model_id}
 
-**Research use only. Not a medical device.**
+**{NOTICE}**
 
 A {manifest.model.name} ({manifest.model.strides} strides) at {manifest.preprocess.image_size} px.
 Its score is the likelihood, 0 to 1 and not calibrated, that {MEANING[manifest.target]}.
@@ -44,11 +63,15 @@ Its score is the likelihood, 0 to 1 and not calibrated, that {MEANING[manifest.t
 |---|---|
 | data | {provenance.dataset}, {", ".join(training.data.train)} |
 | images | {provenance.train_images}, {provenance.train_positives} positive |
-| groups | {provenance.train_groups} (patients, or a proxy for them) |
-| recipe | `{training.name}`, {training.optimizer.epochs} epochs, seed {training.seed} |
-| initial weights | {provenance.initial_weights or "random"} (sha256) |
+| groups | {provenance.train_groups} |
+| recipe | `{training.name}`, epochs: {training.optimizer.epochs}, seed: {training.seed} |
+| initial weights | {initial} |
 
 The state after the last step is the model; nothing was chosen by its figures.
+
+{provenance.note}
+
+{limits}
 
 ## Measured
 

@@ -56,6 +56,7 @@ def train(
         Path | None,
         typer.Option(help="What to begin with: ImageNet weights (.safetensors), or a bundle."),
     ] = None,
+    note: Annotated[str, typer.Option(help="What the model card should say of the images.")] = "",
 ) -> None:
     """Train a model and write its bundle. A run that was interrupted goes on."""
     from rich.console import Console
@@ -80,7 +81,12 @@ def train(
                 console.print(line, soft_wrap=True)
 
         manifest = training.fit(
-            recipe, workdir, data_dir=data_dir, initial_weights=weights, report=report
+            recipe,
+            workdir,
+            data_dir=data_dir,
+            initial_weights=weights,
+            note=note,
+            report=report,
         )
     typer.echo(f"{workdir / 'bundle'}: {manifest.model_id}")
     for name, figure in manifest.figures.items():
@@ -97,27 +103,14 @@ def predict(
     """Score one image."""
     from fracjax import engine
     from fracjax.bundle import BUNDLED
-    from fracjax.card import MEANING
     from fracjax.errors import UsageError
     from fracjax.image import Rejected
 
     scorer = engine.load(bundle or BUNDLED, batch_size=1)
     try:
-        prediction = scorer.predict(file)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}; give an image file") from None
+        typer.echo(scorer.predict(file))
     except Rejected as rejected:
         raise UsageError(f"{file} is not scored: {rejected}; give a radiograph") from None
-    manifest = scorer.manifest
-    typer.echo("Research use only. Not a medical device. Not for diagnosis.")
-    typer.echo(
-        f"{prediction.likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
-        f"{MEANING[manifest.target]}"
-    )
-    for note in prediction.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"model {manifest.model_id}; on images it was not trained on:")
-    typer.echo(f"  AUROC {manifest.figures['auroc_study']}")
 
 
 app.command(name="score-dir")(score_dir)
@@ -126,11 +119,16 @@ app.command(name="score-dir")(score_dir)
 def main() -> None:
     """Run the command line. An expected failure is one line on stderr and an exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("fracjax").setLevel(logging.INFO)
     try:
         app()
     except FracjaxError as error:
         typer.echo(f"fracjax: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        typer.echo(f"fracjax: {what}; check that the path exists and may be used", err=True)
+        sys.exit(FracjaxError.exit_code)
     except Exception:  # noqa: BLE001 - for its exit code; the traceback is shown
         # Python's own code for this, 1, means that the job has ended and some files failed.
         traceback.print_exc()

@@ -123,6 +123,8 @@ class Optimizer:
         _check(self.epochs >= 1, f"optimizer.epochs={self.epochs}", "1 or more")
         _check(self.batch_size >= 1, f"optimizer.batch_size={self.batch_size}", "1 or more")
         _check(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate}", "above 0")
+        _check(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay}", "0 or more")
+        _check(self.clip_norm > 0, f"optimizer.clip_norm={self.clip_norm}", "above 0")
         _check(0 <= self.warmup < 1, f"optimizer.warmup={self.warmup}", "from 0 to below 1")
         _check(
             0 <= self.frozen_stages <= 5, f"optimizer.frozen_stages={self.frozen_stages}", "0 to 5"

@@ -1,8 +1,12 @@
 """Labelled radiographs from TFDS, in the order and form that training and evaluation need."""
 
+import dataclasses
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +61,17 @@ class Radiographs(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._records)
 
+    @cached_property
+    def facts(self) -> list[Example]:
+        """All the images but for their bytes, read in one pass."""
+        return [dataclasses.replace(example, encoded=b"") for example in self]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of which images these are, with their labels and groups, in any order."""
+        rows = sorted(f"{fact.source}\t{fact.label}\t{fact.group}" for fact in self.facts)
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
     def __getitem__(self, index: SupportsIndex) -> Example:  # type: ignore[override]
         record = self._records[range(len(self))[index]]
         text = {
@@ -77,7 +92,7 @@ class Batch(TypedDict):
     """What a step takes."""
 
     image: ArrayLike
-    """(batch, size, size): the network's input, float32 in 0..1 or rounded to uint8 in 0..255."""
+    """uint8 (batch, size, size) grey levels 0..255: the network's input, rounded to 8 bits."""
     label: ArrayLike
     """int32 (batch,), 0 or 1."""
 
@@ -134,13 +149,13 @@ def load(name: str, splits: Sequence[str], data_dir: Path) -> Radiographs:
     return Radiographs(name, str(builder.version), splits, records)
 
 
-def check_disjoint(train: Sequence[Example], valid: Sequence[Example]) -> None:
+def check_disjoint(train: Radiographs, valid: Radiographs) -> None:
     """Make sure that no group is both learned from and reported on.
 
     Raises:
         DataError: A group stands on both sides.
     """
-    shared = {example.group for example in train} & {example.group for example in valid}
+    shared = {fact.group for fact in train.facts} & {fact.group for fact in valid.facts}
     if shared:
         raise DataError(
             f"{len(shared)} groups stand in both the training and the validation splits; "
@@ -166,26 +181,25 @@ def train_batches(
     )
 
 
-def valid_batches(
+def inputs(
     images: Sequence[Example], preprocess: Preprocess, *, batch_size: int
-) -> Iterator[Batch]:
-    """Give the images in their order, as scoring sees them: float32, without rounding.
-
-    The last batch is filled up with black ones.
-    """
-    samples = grain.MapDataset.source(images).map(
-        lambda example: Batch(
-            image=network_input(example.pixels(), preprocess),
-            label=np.asarray(example.label, np.int32),
-        )
+) -> Iterator[NDArray[np.float32]]:
+    """Give the images in their order as scoring sees them: (up to batch_size, size, size)."""
+    squares = grain.MapDataset.source(images).map(
+        lambda example: network_input(example.pixels(), preprocess)
     )
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    for batch in samples.batch(batch_size).to_iter_dataset(options):
-        missing = batch_size - len(batch["label"])
-        yield Batch(
-            image=np.pad(batch["image"], ((0, missing), (0, 0), (0, 0))),
-            label=np.pad(batch["label"], (0, missing)),
-        )
+    yield from prefetched(squares.batch(batch_size))
+
+
+def prefetched(batches: grain.MapDataset) -> Iterator[Any]:
+    """Decode ahead of the device, in threads: the image libraries release the interpreter."""
+    threads = min(16, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(batches.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def _register(name: str) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fracjax import parallel, step
-from fracjax.bundle import BUNDLED, Bundle, Manifest, check_fit
+from fracjax.bundle import BUNDLED, HEADLINE, Bundle, Manifest, check_fit
 from fracjax.bundle import load as load_bundle
+from fracjax.card import MEANING
+from fracjax.errors import UsageError
 from fracjax.image import network_input, read_picture
 from fracjax.models import Network
+from fracjax.notice import NOTICE
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -31,13 +34,24 @@ class Prediction:
     manifest: Manifest
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        lines = [
+            NOTICE,
+            f"{self.likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
+            f"{MEANING[self.manifest.target]}",
+            *(f"note: {note}" for note in self.notes),
+            f"model {self.manifest.model_id}; on images it was not trained on:",
+            f"  AUROC {self.manifest.figures[HEADLINE]}",
+        ]
+        return "\n".join(lines)
+
 
 class Scorer:
     """Scores network inputs in batches of one shape, split over all local devices.
 
     Attributes:
         manifest: What the model is, means and measured.
-        batch_size: Images given to the devices at once.
+        batch_size: Images given to the devices at once: as asked for, or a few more.
     """
 
     def __init__(self, bundle: Bundle, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
@@ -45,12 +59,14 @@ class Scorer:
 
         Raises:
             BundleError: The bundle's variables are not those of its network.
-            UsageError: ``batch_size`` does not divide over the devices.
+            UsageError: ``batch_size`` is below 1.
         """
         self.manifest = bundle.manifest
-        self.batch_size = batch_size
+        if batch_size < 1:
+            raise UsageError(f"a batch of {batch_size} images cannot be scored; give 1 or more")
         mesh = parallel.data_mesh()
-        parallel.check_batch_size(batch_size, mesh)
+        # Batches are filled up anyway, so they may as well divide over the devices.
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
         network = Network(self.manifest.model)
         check_fit(bundle, network)
         self._variables = jax.device_put(bundle.variables, parallel.replicated(mesh))

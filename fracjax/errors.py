@@ -23,5 +23,9 @@ class BundleError(FracjaxError):
     """A model bundle is missing, damaged, or of a version this release does not know."""
 
 
+class TrainingError(FracjaxError):
+    """Training cannot go on."""
+
+
 class WeightsError(FracjaxError):
     """A weights file does not fit the network it is meant for."""

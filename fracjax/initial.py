@@ -25,11 +25,13 @@ class Initial:
         variables: By name; a network's other variables begin at random.
         sha256: Of the file they came from; empty where there is none.
         licences: What a model made from them must carry along.
+        learned: Splits that they learned from, as ``data set:split``.
     """
 
     variables: Variables
     sha256: str
     licences: tuple[str, ...]
+    learned: tuple[str, ...] = ()
 
 
 def read(path: Path | None, network: Network, data: Data) -> Initial:
@@ -50,18 +52,19 @@ def read(path: Path | None, network: Network, data: Data) -> Initial:
     if path.is_dir():
         initial = bundle.load(path)
         bundle.check_fit(initial, network)
-        learned = initial.manifest.training.data
-        leaked = set(learned.train) & set(data.valid) if learned.name == data.name else set()
+        manifest = initial.manifest
+        held_out = {f"{data.name}:{split}" for split in data.valid}
+        leaked = held_out & set(manifest.provenance.learned)
         if leaked:
             raise DataError(
                 f"{path} was trained on {', '.join(sorted(leaked))}, which this run holds out; "
                 "begin with another model, or hold out other splits"
             )
-        manifest = initial.manifest
         return Initial(
             jax.device_put(initial.variables),
             manifest.weights_sha256,
             manifest.provenance.licences,
+            manifest.provenance.learned,
         )
     variables = jax.device_put(load_keras_resnet(path, network))
     return Initial(variables, hashlib.sha256(path.read_bytes()).hexdigest(), (IMAGENET_LICENCE,))

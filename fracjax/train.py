@@ -7,37 +7,37 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grain.python as grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
-from fracjax import bundle, data, initial, metrics, parallel, step
+from fracjax import bundle, data, evaluate, initial, parallel, step
 from fracjax.card import render_card
-from fracjax.configs import Config, Preprocess
-from fracjax.errors import DataError, UsageError
-from fracjax.figure import Figure
+from fracjax.configs import Config
+from fracjax.engine import Scorer
+from fracjax.errors import DataError, TrainingError, UsageError
 from fracjax.losses import balanced_class_weights
 from fracjax.models import Network
+from fracjax.notice import NOTICE
 
 CHECKPOINTS_KEPT = 2
-SMALLEST_CLASS = 10
-"""Positives and negatives under which a subset gets no figure of its own."""
-
 LOSSES_BETWEEN_READS = 10
 """Steps between two looks at the loss: each look waits for the device."""
 
 CLAIM_NAME = "config.json"
 """In a working directory: which run it belongs to."""
+
+PREDICTIONS_NAME = "valid_predictions.csv"
+"""In a working directory: the likelihood of each validation image."""
 
 LICENCES = {
     "frac_atlas": (
@@ -65,6 +65,7 @@ def fit(
     *,
     data_dir: Path,
     initial_weights: Path | None = None,
+    note: str = "",
     report: Callable[[Progress], None] = lambda _: None,
 ) -> bundle.Manifest:
     """Train as ``config`` says and write the bundle ``workdir/bundle``.
@@ -78,6 +79,7 @@ def fit(
         data_dir: Where :func:`fracjax.data.prepare` put the data set.
         initial_weights: What to begin with: a file of ImageNet weights, another bundle, or
             ``None`` for random weights.
+        note: What a reader of the model card should know of the images.
         report: Called every few steps.
 
     Returns:
@@ -85,14 +87,23 @@ def fit(
 
     Raises:
         DataError: The data set is missing or too small, or its splits share a group.
-        UsageError: ``workdir`` holds a run of another configuration.
+        UsageError: ``workdir`` holds a run of another configuration or other images.
+        TrainingError: The loss is no longer a number.
         WeightsError: ``initial_weights`` does not fit the network.
         BundleError: As a bundle, it is damaged or does not fit the network.
     """
     network = Network(config.model, frozen_stages=config.optimizer.frozen_stages)
     begin = initial.read(initial_weights, network, config.data)
+    train_images = data.load(config.data.name, config.data.train, data_dir)
+    valid_images = data.load(config.data.name, config.data.valid, data_dir)
     claim = json.dumps(
-        {"config": dataclasses.asdict(config), "initial_weights": begin.sha256}, indent=2
+        {
+            "config": dataclasses.asdict(config),
+            "initial_weights": begin.sha256,
+            "train_images": train_images.sha256,
+            "valid_images": valid_images.sha256,
+        },
+        indent=2,
     )
     _check_claim(workdir / CLAIM_NAME, claim)
     if (workdir / "bundle").exists():
@@ -100,13 +111,11 @@ def fit(
         return bundle.load(workdir / "bundle").manifest
 
     # ---- Data: which images, what they mean, how often each class occurs.
-    train_images = data.load(config.data.name, config.data.train, data_dir)
-    valid_images = data.load(config.data.name, config.data.valid, data_dir)
     data.check_disjoint(train_images, valid_images)
-    labels = np.array([example.label for example in train_images])
+    labels = np.array([fact.label for fact in train_images.facts])
     if len(set(labels)) < 2:
         raise DataError("the training splits hold one class only; choose others")
-    if len({example.label for example in valid_images}) < 2:
+    if len({fact.label for fact in valid_images.facts}) < 2:
         raise DataError("the validation splits hold one class only; choose others")
     class_weights = balanced_class_weights(int((labels == 0).sum()), int(labels.sum()))
     epoch_steps = len(train_images) // config.optimizer.batch_size
@@ -154,131 +163,86 @@ def fit(
         first = int(state.step)
         clock = time.perf_counter()
         losses = []
-        for index, batch in enumerate(_prefetch(batches[first:steps]), start=first):
+        for index, batch in enumerate(data.prefetched(batches[first:steps]), start=first):
             state, loss = take_step(state, jax.device_put(batch, parallel.sharded(mesh)))
             losses.append(loss)
-            if len(losses) == LOSSES_BETWEEN_READS or index + 1 == steps:
+            epoch_ends = (index + 1) % epoch_steps == 0
+            if epoch_ends or len(losses) == LOSSES_BETWEEN_READS:
                 mean_loss = float(np.mean(jax.device_get(losses)))
+                if not math.isfinite(mean_loss):
+                    raise TrainingError(
+                        f"the loss is {mean_loss} at step {index + 1}; train in another --workdir "
+                        "with a lower optimizer.learning_rate"
+                    )
                 elapsed = time.perf_counter() - clock
                 rate = len(losses) * config.optimizer.batch_size / elapsed
                 report(Progress(index + 1, steps, (index + 1) / epoch_steps, mean_loss, rate))
-                clock, losses = time.perf_counter(), []
-            if (index + 1) % epoch_steps == 0:
-                checkpoints.save(index + 1, tuple(state))
+                losses = []
+                if epoch_ends:
+                    checkpoints.save(index + 1, tuple(state))
+                clock = time.perf_counter()
 
     # ---- The model as it will be stored, and its figures on images that chose nothing.
     weights = bundle.encode_weights(jax.device_get(state.variables))
-    stored = bundle.decode_weights(weights)
-    likelihoods = predict(network, config.preprocess, stored, valid_images)
-    _write_predictions(workdir / "valid_predictions.csv", valid_images, likelihoods)
-    manifest = bundle.Manifest(
+    digest = hashlib.sha256(weights).hexdigest()
+    learned = (f"{config.data.name}:{split}" for split in config.data.train)
+    unmeasured = bundle.Manifest(
         format=bundle.FORMAT,
         version=bundle.VERSION,
-        model_id=f"{config.name}-{hashlib.sha256(weights).hexdigest()[:12]}",
+        model_id=f"{config.name}-{digest[:12]}",
         target=train_images[0].target,
         model=config.model,
         preprocess=config.preprocess,
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        weights_sha256=digest,
         training=config,
         provenance=bundle.Provenance(
             dataset=f"{train_images.name}/{train_images.version}",
+            learned=tuple(dict.fromkeys((*begin.learned, *learned))),
             train_images=len(train_images),
             train_positives=int(labels.sum()),
-            train_groups=len({example.group for example in train_images}),
+            train_groups=len({fact.group for fact in train_images.facts}),
             initial_weights=begin.sha256,
             licences=tuple(dict.fromkeys((LICENCES[config.data.name], *begin.licences))),
+            note=note,
         ),
-        figures=evaluate(valid_images, likelihoods),
+        figures={},
         software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
         created=datetime.now(UTC).date().isoformat(),
     )
+    stored = bundle.Bundle(unmeasured, bundle.decode_weights(weights))
+    likelihoods = evaluate.predict(Scorer(stored), valid_images)
+    manifest = dataclasses.replace(
+        unmeasured, figures=evaluate.figures(valid_images.facts, likelihoods)
+    )
+    _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid_images.facts, likelihoods)
     bundle.write(workdir / "bundle", manifest, weights, render_card(manifest))
     return manifest
-
-
-def predict(
-    network: Network,
-    preprocess: Preprocess,
-    variables: bundle.Arrays,
-    images: data.Radiographs,
-    *,
-    batch_size: int = 16,
-) -> NDArray[np.float32]:
-    """Score labelled images.
-
-    Returns:
-        float32 (n,): the likelihood of a positive label, 0..1, in the order of ``images``.
-    """
-    take = jax.jit(functools.partial(step.score, network, preprocess))
-    logits = [
-        take(variables, batch["image"])
-        for batch in data.valid_batches(images, preprocess, batch_size=batch_size)
-    ]
-    return np.asarray(jax.nn.sigmoid(jnp.concatenate(logits)))[: len(images)]
-
-
-def evaluate(images: Sequence[data.Example], likelihoods: NDArray[np.float32]) -> dict[str, Figure]:
-    """Measure the area under the ROC curve of images, of studies, and of what may mislead.
-
-    Args:
-        images: Labelled images.
-        likelihoods: (n,), as :func:`predict` gives them.
-
-    Returns:
-        ``auroc_study`` over the mean likelihood of each study's images; ``auroc_image``; and of
-        the images, those that are not truncated, those without metal, and those of each body part
-        with enough of both classes.
-    """
-    labels = np.array([example.label for example in images])
-    groups = np.array([example.group for example in images])
-    _, first, members = np.unique(
-        [example.study_id for example in images], return_index=True, return_inverse=True
-    )
-    mean = np.bincount(members, likelihoods) / np.bincount(members)
-    figures = {
-        "auroc_study": metrics.auroc(labels[first], mean, groups[first]),
-        "auroc_image": metrics.auroc(labels, likelihoods, groups),
-    }
-    subsets = {
-        "auroc_image_not_truncated": np.array([not example.truncated for example in images]),
-        "auroc_image_without_metal": np.array([example.hardware == 0 for example in images]),
-    }
-    parts = np.array([example.body_part for example in images])
-    subsets |= {f"auroc_image_{part}": parts == part for part in sorted(set(parts.tolist()))}
-    for name, chosen in subsets.items():
-        positives = labels[chosen].sum()
-        if min(positives, chosen.sum() - positives) >= SMALLEST_CLASS:
-            figures[name] = metrics.auroc(labels[chosen], likelihoods[chosen], groups[chosen])
-    return figures
-
-
-def _prefetch(batches: grain.MapDataset) -> Iterator[data.Batch]:
-    """Decode ahead of the device, in threads: the image libraries release the interpreter."""
-    threads = min(16, os.cpu_count() or 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    iterator = iter(batches.to_iter_dataset(options))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
 
 
 def _check_claim(path: Path, claim: str) -> None:
     """Make sure that a working directory belongs to no other run."""
     if path.exists() and path.read_text(encoding="utf-8") != claim:
         raise UsageError(
-            f"{path.parent} holds a run of another configuration; give another --workdir, "
-            f"or the settings in its {path.name}"
+            f"{path.parent} holds a run of another configuration or other images; give another "
+            f"--workdir, or the settings in its {path.name}"
         )
 
 
 def _write_predictions(
-    path: Path, images: Sequence[data.Example], likelihoods: NDArray[np.float32]
+    path: Path,
+    manifest: bundle.Manifest,
+    facts: Sequence[data.Example],
+    likelihoods: NDArray[np.float32],
 ) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["source", "study_id", "group", "label", "likelihood"])
-        for example, likelihood in zip(images, likelihoods, strict=True):
+        rows.writerow(
+            ["source", "study_id", "group", "label", "likelihood", "target", "model_id", "notice"]
+        )
+        for fact, likelihood in zip(facts, likelihoods, strict=True):
             rows.writerow(
-                [example.source, example.study_id, example.group, example.label, likelihood]
+                [
+                    *(fact.source, fact.study_id, fact.group, fact.label, likelihood),
+                    *(manifest.target, manifest.model_id, NOTICE),
+                ]
             )

@@ -112,7 +112,7 @@ def tiny_manifest():
             preprocess=config.preprocess,
             weights_sha256=digest,
             training=config,
-            provenance=bundle.Provenance("frac_atlas/1.0.0", 18, 8, 11, "", ("none",)),
+            provenance=bundle.Provenance("frac_atlas/1.0.0", (), 18, 8, 11, "", ("none",), ""),
             figures={"auroc_study": Figure(0.5, 0.25, 0.75, n=4, positives=2, groups=3)},
             software={"fracjax": "0.1.0"},
             created="2026-11-23",

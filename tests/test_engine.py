@@ -8,9 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 import fracjax
 import fracjax.errors
-from fracjax import bundle, data, train
+from fracjax import bundle, data, evaluate
 from fracjax.engine import Scorer
-from fracjax.models import Network
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +22,9 @@ def shipped():
     return fracjax.load(batch_size=8)
 
 
-def test_evaluation_measures_what_scoring_does(scorer, tiny_bundle, data_dir, tmp_path):
+def test_evaluation_measures_what_scoring_does(scorer, data_dir, tmp_path):
     images = data.load("frac_atlas", ["fold_0", "fold_1"], data_dir)
-    manifest, variables = scorer.manifest, bundle.load(tiny_bundle).variables
-    network = Network(manifest.model)
-    evaluated = train.predict(network, manifest.preprocess, variables, images)
+    evaluated = evaluate.predict(scorer, images)
     assert np.ptp(evaluated) > 1e-3, "the scores do not differ, so nothing is compared"
     for example, likelihood in zip(images, evaluated, strict=True):
         path = tmp_path / "image"

@@ -9,7 +9,7 @@ import pytest
 
 import fracjax as fj
 from fracjax import bundle, metrics, train
-from fracjax.errors import BundleError, DataError, UsageError, WeightsError
+from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -134,11 +134,10 @@ def test_a_run_killed_before_its_bundle_trains_no_further(
     assert weights_of(tmp_path) == weights_of(finished[0])
 
 
-def test_a_finished_run_is_returned_as_it_is(finished, tiny_config, tmp_path):
+def test_a_finished_run_is_returned_as_it_is(finished, tiny_config, data_dir):
     workdir, manifest, _ = finished
     reports = []
-    # Not even its data need be there.
-    again = train.fit(tiny_config, workdir, data_dir=tmp_path / "no data", report=reports.append)
+    again = train.fit(tiny_config, workdir, data_dir=data_dir, report=reports.append)
     assert again == manifest
     assert reports == []
 
@@ -186,11 +185,44 @@ def test_splits_of_one_class(side, tiny_config, data_dir, tmp_path, monkeypatch)
         one_sided = splits == (
             tiny_config.data.train if side == "training" else tiny_config.data.valid
         )
-        return [example for example in images if example.label == 0] if one_sided else images
+        if one_sided:
+            images._records = [record for record in images._records if record["label"] == 0]
+        return images
 
     monkeypatch.setattr(train.data, "load", load_one_class)
     message = refusal(DataError, tiny_config, tmp_path, data_dir=data_dir)
     assert f"{side} splits hold one class" in message
+
+
+def test_a_run_goes_on_with_the_images_it_began_with_only(
+    finished, tiny_config, data_dir, tmp_path, monkeypatch
+):
+    workdir, _, _ = finished
+    (tmp_path / train.CLAIM_NAME).write_bytes((workdir / train.CLAIM_NAME).read_bytes())
+    monkeypatch.setattr(train.data.Radiographs, "sha256", "0" * 64)
+    assert "other images" in refusal(UsageError, tiny_config, tmp_path, data_dir=data_dir)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
+    tiny_config, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "balanced_class_weights", lambda *_: (float("nan"), 1.0))
+    message = refusal(TrainingError, tiny_config, tmp_path, data_dir=data_dir)
+    assert "learning_rate" in message
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_chain_of_models_remembers_what_it_learned_from(
+    tiny_config, tiny_manifest, tiny_variables, finished, data_dir, tmp_path
+):
+    """The parent learned from other splits, but its own parent from those now held out."""
+    weights = bundle.encode_weights(tiny_variables)
+    manifest = tiny_manifest(weights)
+    held_out = tuple(f"frac_atlas:{split}" for split in tiny_config.data.valid)
+    provenance = replace(manifest.provenance, learned=held_out)
+    bundle.write(tmp_path / "parent", replace(manifest, provenance=provenance), weights, "card")
+    options = {"data_dir": data_dir, "initial_weights": tmp_path / "parent"}
+    assert held_out[0] in refusal(DataError, tiny_config, tmp_path / "run", **options)
 
 
 def test_splits_that_share_a_group(tiny_config, data_dir, tmp_path, monkeypatch):

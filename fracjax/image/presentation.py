@@ -18,8 +18,8 @@ def show(dataset: Dataset, stored: NDArray[Any]) -> tuple[NDArray[np.float32], s
         stored: Integers (h, w).
 
     Returns:
-        float32 (h, w) in 0..1; where the grey scale came from (``lut``, ``window``,
-        ``full_range`` or ``none``); and whether the header's was unusable and full range took its place.
+        float32 (h, w) in 0..1; where the grey scale came from (``lut``, ``window``, ``full_range``
+        or ``none``); and whether the header's was unusable and full range took its place.
 
     Raises:
         Rejected: If every pixel that is not padding has the same value.

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fracjax.notice import NOTICE
+
 if TYPE_CHECKING:
     from fracjax_jobs.score_dir import Summary
 
@@ -68,8 +70,6 @@ def score_dir(
 
 
 def _print(summary: "Summary", out: Path, target: str) -> None:
-    from fracjax_jobs.score_dir import NOTICE
-
     typer.echo(NOTICE)
     typer.echo(f"files found       {summary.files_found:7d}")
     typer.echo(f"images scored     {summary.images_scored:7d}")

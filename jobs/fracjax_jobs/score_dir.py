@@ -12,13 +12,13 @@ from typing import Any
 from fracjax.engine import Scorer
 from fracjax.errors import UsageError
 from fracjax.image import Reason
+from fracjax.notice import NOTICE
 from fracjax_jobs.ledger import Ledger
 from fracjax_jobs.pool import default_workers, read_all
 from fracjax_jobs.studies import GroupBy, Study, rank
 from fracjax_jobs.tables import FILES, LINKAGE, SCHEMA_VERSION, WORKLIST, TableWriter
 from fracjax_jobs.walk import walk
 
-NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 TOP = 10
 """Studies that the summary shows."""
 
