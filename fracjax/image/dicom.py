@@ -73,8 +73,6 @@ class RadiographPolicy:
     """The only standard SOP classes that are read. A private or absent class does not decide."""
     result_makers: frozenset[str] = frozenset({"fracjax"})
     """Manufacturers whose objects are results written back, never acquired images."""
-    gray_tolerance: float = 4 / 255
-    """The largest difference between channels of a grey image that is stored as colour."""
 
 
 RADIOGRAPHS = RadiographPolicy()
@@ -301,9 +299,12 @@ def _show_colour(
     if header.text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         samples = apply_color_lut(samples, dataset)
         bits = 8 * samples.dtype.itemsize
-    gray = grayscale.gray_of_colour(samples, bits, policy.gray_tolerance)
+    gray = grayscale.gray_of_colour(samples, bits)
     if gray is None:
-        raise Rejected(Reason.NOT_A_RADIOGRAPH, "an image in colour")
+        # What calls itself a radiograph may be one all the same; a capture in colour is none.
+        is_capture = header.text(dataset, "Modality") not in policy.modalities
+        reason = Reason.NOT_A_RADIOGRAPH if is_capture else Reason.UNSUPPORTED
+        raise Rejected(reason, "an image in colour")
     if gray.min() == gray.max():
         raise Rejected(Reason.FLAT, "every pixel has the same value")
     return gray

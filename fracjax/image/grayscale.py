@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
+GRAY_TOLERANCE = 16 / 255
+"""Part of the range by which the channels of a grey pixel may differ (chroma of lossy JPEG)."""
+
+COLORED_PART = 0.02
+"""Part of a grey picture's pixels that may be in colour: a marker, an annotation."""
+
 _FAR = 1e30
 
 
@@ -178,21 +184,32 @@ def full_range(values: NDArray[Any], background: Mask | None) -> NDArray[np.floa
     return np.asarray(np.clip(stretched, 0, 1), np.float32)
 
 
-def gray_of_colour(
-    rgb: NDArray[Any], bits_stored: int, tolerance: float
-) -> NDArray[np.float32] | None:
-    """Take the grey picture out of a colour image whose channels are equal.
+def is_gray(rgb: NDArray[Any], white: int) -> bool:
+    """Tell a grey picture that is stored as colour from one in colour.
+
+    Args:
+        rgb: Unsigned integers (h, w, 3).
+        white: The largest value of a sample.
+
+    Returns:
+        Whether the channels agree, but for lossy compression and for marks such as an annotation.
+    """
+    colored = np.ptp(rgb, axis=-1) > GRAY_TOLERANCE * white
+    return bool(colored.mean() <= COLORED_PART)
+
+
+def gray_of_colour(rgb: NDArray[Any], bits_stored: int) -> NDArray[np.float32] | None:
+    """Take the grey picture out of a colour image whose channels agree.
 
     Args:
         rgb: Unsigned integers (h, w, 3).
         bits_stored: Bits of a sample.
-        tolerance: The largest difference between channels of a grey pixel, as part of the range.
 
     Returns:
         float32 (h, w) in 0..1, or ``None`` where the image is in colour.
     """
     white = 2**bits_stored - 1
-    if int(np.ptp(rgb, axis=-1).max()) > tolerance * white:
+    if not is_gray(rgb, white):
         return None
     gray = rgb[..., 1].astype(np.float32) / np.float32(white)
     return np.asarray(np.clip(gray, 0, 1), np.float32)

@@ -7,18 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from fracjax.image.grayscale import is_gray
 from fracjax.image.picture import MAX_PIXELS, Picture, Reason, Rejected
 
 FORMATS = {"JPEG": "jpeg", "PNG": "png", "TIFF": "tiff"}
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 """First bytes of JPEG, PNG, TIFF and BigTIFF."""
-
-COLOUR_TOLERANCE = 16
-"""Grey levels by which the channels of a radiograph stored as colour may differ (JPEG chroma)."""
-
-COLOUR_FRACTION = 0.02
-"""Part of a radiograph's pixels that may be truly coloured (a marker, an annotation)."""
 
 LARGEST_LEVEL = 1e30
 """Beyond it, the arithmetic on the levels of a floating-point file leaves float32."""
@@ -158,7 +153,6 @@ def _to_gray(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
     if image.mode == "LAB":
         raise Rejected(Reason.UNSUPPORTED, "pixels in the Lab colour space")
     channels = np.asarray(image.convert("RGB"))
-    spread = channels.max(axis=2) - channels.min(axis=2)
-    if (spread > COLOUR_TOLERANCE).mean() > COLOUR_FRACTION:
+    if not is_gray(channels, 255):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a colour picture")
     return np.asarray(image.convert("L"))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXIT_SOME_FAILED = 1
 EXIT_NOTHING_SCORED = 3
-TOP_COLUMNS = ("images", "body part", "study", "accession")
+TOP_COLUMNS = ("images", "body part", "top image")
 
 
 def score_dir(
@@ -30,7 +30,8 @@ def score_dir(
 ) -> None:
     """Score every radiograph below DIRECTORY and write a worklist, most likely first.
 
-    Exit codes: 0 all images scored; 1 some could not be; 2 bad usage; 3 no image scored.
+    Exit codes: 0 all images scored; 1 some could not be; 2 bad usage; 3 no image scored; 70 a
+    defect of this program; 130 interrupted.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -83,16 +84,21 @@ def _print(summary: "Summary", out: Path, target: str) -> None:
         typer.echo(
             "\n" + _columns([("rank", f"likelihood of {target}", *TOP_COLUMNS), *_top(summary)])
         )
-    typer.echo(f"\n{out}: the worklist. {out.stem}.files.parquet: the outcome of every file.")
+    typer.echo(
+        f"\n{out}: the worklist, with study UIDs and accession numbers.\n"
+        f"{out.with_suffix('.files.parquet')}: the outcome of every file.\n"
+        f"{out.with_suffix('.linkage.parquet')}: the path of every file key."
+    )
 
 
 def _top(summary: "Summary") -> list[tuple[str, ...]]:
     rows = []
     for position, study in enumerate(summary.top, start=1):
         body_part = study.header.body_part if study.header else None
-        accession = study.header.accession_number if study.header else None
-        row = (position, f"{study.likelihood:.3f}", len(study.likelihoods), body_part, study.key)
-        rows.append(tuple(str(cell or "-") for cell in (*row, accession)))
+        # No UID or accession number: what is printed ends up in logs and mails.
+        likelihood = f"{study.likelihood:.3f}"
+        row = (position, likelihood, len(study.likelihoods), body_part, study.top_file_key)
+        rows.append(tuple(str(cell or "-") for cell in row))
     return rows
 
 

@@ -1,7 +1,8 @@
 """The accounts of a run: each file found has one outcome, and each image one study."""
 
+import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,13 @@ class Ledger:
     """
 
     def __init__(
-        self, scorer: Scorer, group_by: GroupBy, files: TableWriter, linkage: TableWriter
+        self,
+        scorer: Scorer,
+        group_by: GroupBy,
+        files: TableWriter,
+        linkage: TableWriter,
+        *,
+        key_prefix: str,
     ) -> None:
         self.studies: list[Study] = []
         self.found = 0
@@ -43,26 +50,26 @@ class Ledger:
         self.set_aside: Counter[Reason] = Counter()
         self._scorer = scorer
         self._group_by = group_by
+        self._key_prefix = key_prefix
         self._files = files
         self._linkage = linkage
         self._by_group: dict[str, Study] = {}
-        self._seen: set[str] = set()
+        self._uids: set[str] = set()
+        self._copies: set[tuple[str, str | None, str]] = set()
         self._pending: list[_Account] = []
         self._inputs = 0
 
     def take(self, entry: Entry, result: Reading | Rejected) -> None:
         """Enter one file into the accounts."""
         self.found += 1
-        file_key = f"f-{self.found:07d}"
+        file_key = f"{self._key_prefix}-{self.found:07d}"
         self._linkage.append(
             {"file_key": file_key, "path": entry.name.encode(errors="backslashreplace").decode()}
         )
         header = result.header
         uid = header.sop_instance_uid if header else None
-        if isinstance(result, Reading) and uid is not None:
-            if uid in self._seen:
-                result = Rejected(Reason.DUPLICATE, "this SOP instance is scored already", header)
-            self._seen.add(uid)
+        if isinstance(result, Reading):
+            result = self._recognise(result)
         row = _file_row(file_key, header)
         study: Study | None = None
         if isinstance(result, Reading):
@@ -72,6 +79,7 @@ class Ledger:
             study.notes.update(result.notes)
             row |= {
                 "outcome": "scored",
+                "format": result.format,
                 "decoder": result.decoder,
                 "voi_source": result.voi_source,
                 "notes": list(result.notes),
@@ -93,6 +101,21 @@ class Ledger:
             self._pending.append(_Account(row, study, None))
         if self._inputs in (0, self._scorer.batch_size):  # 0: nothing to wait for
             self.score_pending()
+
+    def _recognise(self, reading: Reading) -> Reading | Rejected:
+        """Set aside a second copy of an instance; but only a copy, not whatever bears its UID."""
+        header = reading.header
+        if header is None or header.sop_instance_uid is None:
+            return reading
+        uid = header.sop_instance_uid
+        digest = hashlib.sha256(reading.input.tobytes()).hexdigest()
+        copy = (uid, header.study_instance_uid, digest)
+        if copy in self._copies:
+            return Rejected(Reason.DUPLICATE, "this SOP instance is scored already", header)
+        reused = uid in self._uids
+        self._copies.add(copy)
+        self._uids.add(uid)
+        return replace(reading, notes=(*reading.notes, "uid_reused")) if reused else reading
 
     def score_pending(self) -> None:
         """Score the pictures that wait, and write the rows of their files."""
@@ -149,7 +172,10 @@ def _file_row(file_key: str, header: Header | None) -> dict[str, Any]:
         "study_key": None,
         "sop_instance_uid": header.sop_instance_uid if header else None,
         "likelihood": None,
+        "format": None,
         "transfer_syntax": header.transfer_syntax if header else None,
+        "view_position": header.view_position if header else None,
+        "laterality": header.laterality if header else None,
         "decoder": None,
         "voi_source": None,
         "notes": [],

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from fracjax.configs import Preprocess
 from fracjax.image import Header, Reason, Rejected, network_input, read_picture
-from fracjax.image.read import SNIFF_BYTES, looks_like_image
+from fracjax.image.read import SNIFF_BYTES, check_kind
 from fracjax_jobs.walk import Entry
 
 MAX_FILE_BYTES = 2**30
 """A larger file or member is refused: no single radiograph comes near it."""
+
+SMALLEST_SIDE = 64
+"""Pixels. A smaller plain image is an icon of a viewer, or a thumbnail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Reading:
     Attributes:
         input: float32 (size, size) in 0..1.
         header: Facts of the DICOM header; ``None`` for a plain image.
+        format: ``dicom``, ``jpeg``, ``png`` or ``tiff``.
         decoder: The library that decoded the pixels.
         voi_source: Where the grey scale came from.
         notes: What a reader of the score should know, as stable codes.
@@ -35,6 +39,7 @@ class Reading:
 
     input: NDArray[np.float32]
     header: Header | None
+    format: str
     decoder: str
     voi_source: str
     notes: tuple[str, ...]
@@ -47,12 +52,17 @@ def read_entry(entry: Entry, preprocess: Preprocess) -> Reading | Rejected:
     except Rejected as rejected:
         # Without its traceback and causes, which may quote what the file holds.
         return Rejected(rejected.reason, rejected.detail, rejected.header)
+    if picture.header is None and min(picture.display.shape) < SMALLEST_SIDE:
+        return Rejected(
+            Reason.NOT_AN_IMAGE, f"a plain image with a side under {SMALLEST_SIDE} pixels"
+        )
     square = network_input(picture.display, preprocess)
     if not np.isfinite(square).all():  # its likelihood would upset the order of all others
         return Rejected(Reason.CORRUPT, "pixels that are not finite numbers", picture.header)
     return Reading(
         input=square,
         header=picture.header,
+        format=picture.format,
         decoder=picture.decoder,
         voi_source=picture.voi_source,
         notes=picture.notes,
@@ -104,12 +114,7 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
 
 def _read_image(file: IO[bytes], size: int) -> bytes:
     head = file.read(SNIFF_BYTES)
-    if not head:
-        raise Rejected(Reason.EMPTY, "no bytes")
-    if head.startswith(b"PK\x03\x04"):
-        raise Rejected(Reason.UNSUPPORTED, "an archive inside an archive")
-    if not looks_like_image(head):
-        raise Rejected(Reason.NOT_AN_IMAGE, "neither DICOM nor JPEG, PNG or TIFF")
+    check_kind(head)
     if size > MAX_FILE_BYTES:
         raise Rejected(Reason.TOO_LARGE, f"{size} bytes; the limit is {MAX_FILE_BYTES}")
     # One byte over the limit tells a member that is larger than its archive says.

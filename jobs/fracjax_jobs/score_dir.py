@@ -1,8 +1,9 @@
 """The batch job: walk, read, score, account, rank, write."""
 
+import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from fracjax_jobs.ledger import Ledger
 from fracjax_jobs.pool import default_workers, read_all
 from fracjax_jobs.studies import GroupBy, Study, rank
 from fracjax_jobs.tables import FILES, LINKAGE, SCHEMA_VERSION, WORKLIST, TableWriter
-from fracjax_jobs.walk import walk
+from fracjax_jobs.walk import Entry, walk
 
 TOP = 10
 """Studies that the summary shows."""
@@ -115,7 +116,7 @@ def score_dir(
         TableWriter(files_path, FILES) as files,
         TableWriter(linkage_path, LINKAGE) as linkage,
     ):
-        ledger = Ledger(scorer, options.group_by, files, linkage)
+        ledger = Ledger(scorer, options.group_by, files, linkage, key_prefix=key_prefix(entries))
         for done, (entry, result) in enumerate(results, start=1):
             ledger.take(entry, result)
             report(done, len(entries))
@@ -146,6 +147,17 @@ def score_dir(
 def table_paths(out: Path) -> tuple[Path, Path, Path]:
     """Name the worklist, and the tables of files and of linkage beside it."""
     return out, out.with_suffix(".files.parquet"), out.with_suffix(".linkage.parquet")
+
+
+def key_prefix(entries: Sequence[Entry]) -> str:
+    """Give the file keys of one tree a beginning that those of another do not have.
+
+    So tables of two exports never join, whatever became of a run between them.
+    """
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(entry.name.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:6]
 
 
 def check_paths(root: Path, out: Path) -> None:

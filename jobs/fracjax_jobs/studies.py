@@ -46,6 +46,16 @@ class Study:
         """Mean of the likelihoods of its images, as in the MURA paper (arXiv:1712.06957, 3.1)."""
         return sum(self.likelihoods) / len(self.likelihoods) if self.likelihoods else None
 
+    @property
+    def order(self) -> list[int]:
+        """Indices of its scored images, most likely first."""
+        return sorted(range(len(self.likelihoods)), key=lambda i: -self.likelihoods[i])
+
+    @property
+    def top_file_key(self) -> str | None:
+        """File key of its most likely image."""
+        return self.file_keys[self.order[0]] if self.likelihoods else None
+
     def learn(self, header: Header | None) -> None:
         """Take up the facts of one more image's header."""
         if header is not None:
@@ -56,7 +66,7 @@ class Study:
     def row(self, rank: int | None, target: str, model_id: str) -> dict[str, Any]:
         """Give the study's row of the worklist (``docs/worklist.md``)."""
         header = self.header or Header()
-        order = sorted(range(len(self.likelihoods)), key=lambda i: -self.likelihoods[i])
+        order = self.order
         return {
             "rank": rank,
             "status": "scored" if self.likelihoods else "not_scored",
@@ -74,7 +84,7 @@ class Study:
             "image_likelihoods": [self.likelihoods[i] for i in order],
             "image_file_keys": [self.file_keys[i] for i in order],
             "top_sop_instance_uid": self.sop_instance_uids[order[0]] if order else None,
-            "top_file_key": self.file_keys[order[0]] if order else None,
+            "top_file_key": self.top_file_key,
             "set_aside_reasons": sorted({str(reason) for reason in self.set_aside}),
             "notes": sorted(self.notes),
             "model_id": model_id,

@@ -12,6 +12,9 @@ from fracjax.image import Reason
 MAX_MEMBERS = 100_000
 """Members of one archive. More are refused, with the archive."""
 
+FURNITURE = frozenset({"[Content_Types].xml", "META-INF/MANIFEST.MF", "mimetype"})
+"""Members that mark a ZIP file as an office document, a Java program or an e-book."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -77,6 +80,9 @@ def _walk_zip(path: Path, name: str) -> Iterator[Entry]:
     indices = [index for index, member in enumerate(members) if not _is_folder(member)]
     if not indices:
         yield Entry(path, None, name, Reason.EMPTY, "a ZIP archive without files")
+        return
+    if FURNITURE & {member.filename for member in members}:
+        yield Entry(path, None, name, Reason.NOT_AN_IMAGE, "a document or program in ZIP form")
         return
     if len(members) > MAX_MEMBERS:
         detail = f"a ZIP archive of {len(members)} members; the limit is {MAX_MEMBERS}"

@@ -41,7 +41,14 @@ def dicom(seed, study=None, **elements):
 def plain(seed, file_format="PNG"):
     """A plain image file."""
     stream = io.BytesIO()
-    Image.fromarray((pixels(seed, bits=8)).astype(np.uint8)).save(stream, file_format)
+    Image.fromarray(pixels(seed, bits=8, shape=(80, 64)).astype(np.uint8)).save(stream, file_format)
+    return stream.getvalue()
+
+
+def icon():
+    """A grey picture as small as a viewer's buttons."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels(0, bits=8, shape=(16, 16)).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -78,6 +85,7 @@ CONTENTS = {
     "dicom 1": (dicom(1), SCORED),
     "dicom 2": (dicom(2), SCORED),
     "png": (plain(3), SCORED),
+    "icon": (icon(), "not_an_image"),
     "jpeg": (plain(4, "JPEG"), SCORED),
     "tiff": (plain(5, "TIFF"), SCORED),
     "text": (b"Dear colleague,\r\n", "not_an_image"),

@@ -185,12 +185,28 @@ def test_the_order_does_not_depend_on_the_order_of_the_files(given_studies, rand
     assert rank(shuffled) == rank(given_studies)
 
 
+def test_another_picture_under_a_used_uid_is_scored_and_marked(tmp_path, scorer, reading_here):
+    """Some anonymisers write one SOPInstanceUID into every file."""
+    root = tmp_path / "export"
+    constant = {"SOPInstanceUID": "1.2.3"}
+    put(root, "1", dicom(1, "1.1", **constant))
+    put(root, "2", dicom(2, "1.2", **constant))
+    put(root, "3", dicom(2, "1.2", **constant))
+    with reading_here():
+        run = score(root, tmp_path / "worklist.parquet", scorer)
+    assert {row["study_key"] for row in run.worklist} == {"1.1", "1.2"}
+    by_path = {run.paths[row["file_key"]]: row for row in run.files}
+    assert by_path["1"]["notes"] == []
+    assert by_path["2"]["notes"] == ["uid_reused"]
+    assert by_path["3"]["reason"] == "duplicate"
+
+
 # One picture, one likelihood
 
 
 def forms():
     """One picture in every form in which it may come, and once with its greys reversed."""
-    values = {bits: pixels(1, bits) for bits in (8, 12, 16)}
+    values = {bits: pixels(2, bits, shape=(80, 64)) for bits in (8, 12, 16)}
     for bits, stored in values.items():
         window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
         yield f"{bits} bits", dicom_bytes(stored, bits=bits, **window)

@@ -159,8 +159,12 @@ def test_the_summary_says_what_was_done(night):
     for reason, count in run.metadata["set_aside"].items():
         assert re.search(rf"{reason} +{count}\b", said)
     top = run.study(next(row["study_key"] for row in run.worklist if row["rank"] == 1))
-    line = rf"^ *1 +{top['likelihood']:.3f} .* {top['study_key']}\b"
+    line = rf"^ *1 +{top['likelihood']:.3f} .* {top['top_file_key']}$"
     assert re.search(line, said, re.MULTILINE)
+    # What is printed ends up in logs: nothing there that leads to a patient but for the linkage.
+    for row in run.worklist:
+        for identifier in ("study_instance_uid", "accession_number", "top_sop_instance_uid"):
+            assert row[identifier] is None or row[identifier] not in said.split()
 
 
 def test_the_footer_names_the_model_and_the_use(night, tiny_bundle):
@@ -400,11 +404,13 @@ def test_the_document_has_each_reason_and_exit_code():
 
 
 def test_the_document_has_each_note():
-    sources = "".join(path.read_text() for path in (REPOSITORY / "fracjax/image").glob("*.py"))
+    folders = ("fracjax/image", "jobs/fracjax_jobs")
+    files = (file for folder in folders for file in (REPOSITORY / folder).glob("*.py"))
+    sources = "".join(file.read_text() for file in files)
     for note in set(documented("Notes")) - {"note"}:
         assert f'"{note}"' in sources
-    given = re.findall(r'(?:notes \+?= |file_format, )\("(\w+)",\)', sources)
-    assert len(given) >= 3
+    given = re.findall(r'(?:notes \+?= |file_format, |notes, )\(?"(\w+)",?\)', sources)
+    assert len(given) >= 4
     assert set(given) <= set(documented("Notes"))
 
 
