@@ -15,6 +15,8 @@ MEANING: dict[Target, str] = {
 
 LIMITS = {
     "frac_atlas": (
+        "FracAtlas names no studies: each image is its own, so how well the mean over a study's "
+        "images ranks was not measured.",
         "Groups are blocks of consecutive images joined with near-duplicates: FracAtlas names no "
         "patients, so a patient may stand on both sides.",
         "Size and order predict the label in FracAtlas (16 % of its small and 29 % of its large "

@@ -1,6 +1,7 @@
 """The command line: parse, call, print, exit code. Heavy imports wait for their command."""
 
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -10,13 +11,14 @@ import typer
 from fracjax_jobs.command import score_dir
 
 from fracjax.errors import FracjaxError
+from fracjax.notice import NOTICE
 
 EXIT_DEFECT = 70
 """For an error that is a defect of this program (EX_SOFTWARE of sysexits.h)."""
 
 app = typer.Typer(
     name="fracjax",
-    help="Fracture detection on radiographs. Research use only: not a medical device.",
+    help=f"Fracture detection on radiographs. {NOTICE}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -88,7 +90,7 @@ def train(
             note=note,
             report=report,
         )
-    typer.echo(f"{workdir / 'bundle'}: {manifest.model_id}")
+    typer.echo(f"{NOTICE}\n{workdir / 'bundle'}: {manifest.model_id}")
     for name, figure in manifest.figures.items():
         typer.echo(f"  {name}: {figure}")
 
@@ -118,6 +120,8 @@ app.command(name="score-dir")(score_dir)
 
 def main() -> None:
     """Run the command line. An expected failure is one line on stderr and an exit code."""
+    # So that what a scheduler ends cleans up behind itself, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fracjax").setLevel(logging.INFO)
     try:

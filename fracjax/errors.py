@@ -23,6 +23,10 @@ class BundleError(FracjaxError):
     """A model bundle is missing, damaged, or of a version this release does not know."""
 
 
+class JobError(FracjaxError):
+    """A job cannot go on."""
+
+
 class TrainingError(FracjaxError):
     """Training cannot go on."""
 

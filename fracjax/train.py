@@ -87,11 +87,17 @@ def fit(
 
     Raises:
         DataError: The data set is missing or too small, or its splits share a group.
-        UsageError: ``workdir`` holds a run of another configuration or other images.
+        UsageError: ``workdir`` holds a run of another configuration or other images; or random
+            weights would be frozen.
         TrainingError: The loss is no longer a number.
         WeightsError: ``initial_weights`` does not fit the network.
         BundleError: As a bundle, it is damaged or does not fit the network.
     """
+    if config.optimizer.frozen_stages > 0 and initial_weights is None:
+        raise UsageError(
+            f"optimizer.frozen_stages={config.optimizer.frozen_stages} would freeze random "
+            "weights; give --weights, or set it to 0"
+        )
     network = Network(config.model, frozen_stages=config.optimizer.frozen_stages)
     begin = initial.read(initial_weights, network, config.data)
     train_images = data.load(config.data.name, config.data.train, data_dir)

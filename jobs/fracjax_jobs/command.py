@@ -78,6 +78,10 @@ def _print(summary: "Summary", out: Path, target: str) -> None:
         note = "  <- may be a lost image" if reason.is_failure else ""
         typer.echo(f"  {reason:<16}{count:7d}{note}")
     typer.echo(f"studies ranked    {summary.studies_ranked:7d}")
+    if summary.studies_scored_in_part:
+        typer.echo(
+            f"  on some images  {summary.studies_scored_in_part:7d}  <- look at images_set_aside"
+        )
     if summary.studies_not_scored:
         typer.echo(f"studies not scored{summary.studies_not_scored:7d}  <- first in the worklist")
     if summary.top:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -12,12 +13,16 @@ import cv2
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from fracjax.configs import Preprocess
+from fracjax.errors import JobError
 from fracjax.image import Reason, Rejected
 from fracjax_jobs.read import Reading, read_entry
 from fracjax_jobs.walk import Entry
 
 Pending: TypeAlias = "ProcessFuture[Reading | Rejected] | Rejected"
 """A reading under way, or a rejection known beforehand."""
+
+SECONDS_TO_START = 120.0
+"""Within which a new process is at work, on the slowest of machines."""
 
 READ_AHEAD = 8
 """Entries in flight for each worker: enough to hide a slow file, few enough to stay small."""
@@ -67,8 +72,13 @@ def _result(
     if isinstance(future, Rejected):
         return entry, future
     try:
-        return entry, future.result()
+        return entry, future.result(SECONDS_TO_START + READ_AHEAD * seconds_per_file)
     except FutureTimeoutError:
+        if not future.done():  # its own time does not run before a process takes it up
+            raise JobError(
+                "the reading processes do not start; check that this user may run "
+                f"{sys.executable}, and that memory is left"
+            ) from None
         return entry, Rejected(Reason.DECODER_TIMEOUT, f"not read in {seconds_per_file:g} seconds")
     except ProcessExpired:
         return entry, Rejected(Reason.DECODER_CRASHED, "the decoding process died")

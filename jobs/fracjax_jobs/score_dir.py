@@ -54,6 +54,7 @@ class Summary:
         images_scored: Those that were scored.
         set_aside: The others, by reason.
         studies_ranked: Studies with a score.
+        studies_scored_in_part: Those of them with images that could not be scored.
         studies_not_scored: Studies with images, but without a score.
         top: The first studies of the ranking.
     """
@@ -62,6 +63,7 @@ class Summary:
     images_scored: int
     set_aside: dict[Reason, int]
     studies_ranked: int
+    studies_scored_in_part: int
     studies_not_scored: int
     top: list[Study]
 
@@ -131,6 +133,7 @@ def score_dir(
             images_scored=ledger.scored,
             set_aside=dict(ledger.set_aside.most_common()),
             studies_ranked=len(scored),
+            studies_scored_in_part=sum(1 for study in scored if study.set_aside),
             studies_not_scored=len(ranked) - len(scored),
             top=scored[:TOP],
         )
@@ -203,6 +206,7 @@ def provenance(scorer: Scorer, options: Options, summary: Summary) -> dict[str, 
         "images_scored": summary.images_scored,
         "set_aside": summary.set_aside,
         "studies_ranked": summary.studies_ranked,
+        "studies_scored_in_part": summary.studies_scored_in_part,
         "studies_not_scored": summary.studies_not_scored,
         "software": {
             name: importlib.metadata.version(name)

@@ -400,7 +400,7 @@ def test_the_document_has_each_reason_and_exit_code():
     reasons = documented("Reasons")
     reasons.pop("reason")
     assert reasons == {str(reason): "yes" if reason.is_failure else "no" for reason in Reason}
-    assert set(documented("Exit codes")) == {"code", "0", "1", "2", "3", "70", "130"}
+    assert set(documented("Exit codes")) == {"code", "0", "1", "2", "3", "70", "130", "143"}
 
 
 def test_the_document_has_each_note():
