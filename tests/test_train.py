@@ -225,6 +225,11 @@ def test_a_chain_of_models_remembers_what_it_learned_from(
     assert held_out[0] in refusal(DataError, tiny_config, tmp_path / "run", **options)
 
 
+def test_random_weights_are_not_frozen(tiny_config, data_dir, tmp_path):
+    frozen = replace(tiny_config, optimizer=replace(tiny_config.optimizer, frozen_stages=3))
+    assert "give --weights" in refusal(UsageError, frozen, tmp_path, data_dir=data_dir)
+
+
 def test_splits_that_share_a_group(tiny_config, data_dir, tmp_path, monkeypatch):
     load = train.data.load
     monkeypatch.setattr(

@@ -79,9 +79,8 @@ def _print(summary: "Summary", out: Path, target: str) -> None:
         typer.echo(f"  {reason:<16}{count:7d}{note}")
     typer.echo(f"studies ranked    {summary.studies_ranked:7d}")
     if summary.studies_scored_in_part:
-        typer.echo(
-            f"  on some images  {summary.studies_scored_in_part:7d}  <- look at images_set_aside"
-        )
+        in_part = summary.studies_scored_in_part
+        typer.echo(f"  in part         {in_part:7d}  <- some of their images were set aside")
     if summary.studies_not_scored:
         typer.echo(f"studies not scored{summary.studies_not_scored:7d}  <- first in the worklist")
     if summary.top:
