@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from fracjax_jobs.command import score_dir
 
 from fracjax.errors import FracjaxError
 from fracjax.notice import NOTICE
+from fracjax_jobs.command import score_dir
 
 EXIT_DEFECT = 70
 """For an error that is a defect of this program (EX_SOFTWARE of sysexits.h)."""

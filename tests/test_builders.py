@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
-import make_dummy_data as dummy
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+import make_dummy_data as dummy
 from fracjax.errors import DataError
 from fracjax.image.raster import decode_gray
 from tfds_mura import schema

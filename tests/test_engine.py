@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from image.dicom_files import dicom_bytes
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -10,6 +9,7 @@ import fracjax
 import fracjax.errors
 from fracjax import bundle, data, evaluate
 from fracjax.engine import Scorer
+from image.dicom_files import dicom_bytes
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
-from fracjax_jobs.score_dir import score_dir
 from sklearn.metrics import roc_auc_score
 
 import fracjax
 from fracjax import bundle
 from fracjax.card import render_card
+from fracjax_jobs.score_dir import score_dir
 
 
 @pytest.fixture(scope="module")

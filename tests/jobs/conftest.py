@@ -3,11 +3,11 @@
 from contextlib import contextmanager
 
 import pytest
-from fracjax_jobs import score_dir as job
-from fracjax_jobs.read import read_entry
 
 from fracjax import engine
 from fracjax.image import Rejected
+from fracjax_jobs import score_dir as job
+from fracjax_jobs.read import read_entry
 
 
 @pytest.fixture(scope="session")

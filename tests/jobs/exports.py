@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
+from pydicom.uid import CTImageStorage, generate_uid
+
 from fracjax_jobs import score_dir as job
 from fracjax_jobs.tables import METADATA_KEY
 from image.dicom_files import dicom_bytes
-from PIL import Image
-from pydicom.uid import CTImageStorage, generate_uid
 
 SCORED = "scored"
 

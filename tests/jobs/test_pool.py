@@ -2,9 +2,10 @@
 
 import pytest
 from exports import SCORED, check_conserved, dicom, outcome, put, read_run
+from lethal import Crash, Defect, Exit, Hang
+
 from fracjax_jobs import score_dir as job
 from fracjax_jobs.walk import Entry, walk
-from lethal import Crash, Defect, Exit, Hang
 
 LETHAL = {"crash": Crash(), "exit": Exit(), "hang": Hang(), "defect": Defect()}
 

@@ -5,14 +5,14 @@ import io
 import numpy as np
 import pytest
 from exports import CONTENTS, archive, check_conserved, dicom, pixels, plain, put, score
-from fracjax_jobs.studies import Study, rank
 from hypothesis import given
 from hypothesis import strategies as st
-from image.dicom_files import LOSSLESS, dicom_bytes
 from PIL import Image
 from pydicom.uid import HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless
 
 from fracjax.image import Header, Reason
+from fracjax_jobs.studies import Study, rank
+from image.dicom_files import LOSSLESS, dicom_bytes
 
 SAME = 1e-3
 """Likelihoods of one picture in different forms lie this close together."""

@@ -23,14 +23,14 @@ from exports import (
     put,
     score,
 )
-from fracjax_jobs import read, walk
-from fracjax_jobs.read import Reading, read_entry
-from fracjax_jobs.walk import Entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fracjax.configs import Preprocess
 from fracjax.image import Reason, Rejected
+from fracjax_jobs import read, walk
+from fracjax_jobs.read import Reading, read_entry
+from fracjax_jobs.walk import Entry
 
 PREPROCESS = Preprocess(image_size=64)
 

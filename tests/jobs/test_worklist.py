@@ -28,13 +28,13 @@ from exports import (
     read_run,
     score,
 )
-from fracjax_jobs import tables
-from fracjax_jobs.score_dir import NOTICE, table_paths
 from PIL import Image, PngImagePlugin
 
 from fracjax import cli
 from fracjax.bundle import load
 from fracjax.image import Reason
+from fracjax_jobs import tables
+from fracjax_jobs.score_dir import NOTICE, table_paths
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = REPOSITORY / "docs/worklist.md"
