@@ -9,6 +9,8 @@ from PIL import Image
 from fracjax import bundle
 from fracjax.notice import NOTICE
 
+THAWED = ("--set", "optimizer.frozen_stages=0")
+
 
 @pytest.fixture(scope="module")
 def fracjax(run_python):
@@ -78,15 +80,10 @@ def test_directories_that_cannot_be_made(where, fracjax, data_dir, tmp_path):
     target = tmp_path / where
     if where == "a file":
         target.touch()
-    small = [
-        "--set",
-        "model.name=resnet14",
-        "--image-size",
-        "32",
-        "--set",
-        "optimizer.batch_size=4",
-    ]
-    refused(fracjax("train", "--workdir", target, "--data-dir", data_dir, *small))
+    small = ["--image-size", "32", "--set", "model.name=resnet14", *THAWED]
+    small += ["--set", "optimizer.batch_size=4"]
+    message = refused(fracjax("train", "--workdir", target, "--data-dir", data_dir, *small))
+    assert str(target) in message
     assert not list(tmp_path.glob("*/*"))
 
 
@@ -96,7 +93,7 @@ def test_directories_that_cannot_be_made(where, fracjax, data_dir, tmp_path):
         (["train", "--workdir", "W", "--image-size", "0"], "image size 0"),
         (["train", "--workdir", "W", "--config", "best"], "fracatlas_resnet50"),
         (["train", "--workdir", "W", "--set", "optimizer.epochs=many"], "optimizer.epochs"),
-        (["train", "--workdir", "W", "--data-dir", "nowhere"], "fracjax prepare"),
+        (["train", "--workdir", "W", "--data-dir", "nowhere", *THAWED], "fracjax prepare"),
         (["train", "--workdir", "W", "--weights", "absent.safetensors"], "absent.safetensors"),
         (["prepare", "chexpert", "--archive-dir", "."], "frac_atlas"),
     ],
