@@ -1,7 +1,6 @@
 """The command line: parse, call, print, exit code. Heavy imports wait for their command."""
 
 import logging
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fracjax import interrupt
 from fracjax.errors import FracjaxError
 from fracjax.notice import NOTICE
 from fracjax_jobs.command import score_dir
@@ -74,6 +74,7 @@ def train(
     with console.status("reading the data and compiling") as status:
 
         def report(progress: training.Progress) -> None:
+            interrupt.check()
             line = (
                 f"step {progress.step}/{progress.steps}, epoch {progress.epoch:.2f}, "
                 f"loss {progress.loss:.4f}, {progress.images_per_second:.1f} images/s"
@@ -120,8 +121,7 @@ app.command(name="score-dir")(score_dir)
 
 def main() -> None:
     """Run the command line. An expected failure is one line on stderr and an exit code."""
-    # So that what a scheduler ends cleans up behind itself, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    interrupt.install()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fracjax").setLevel(logging.INFO)
     try:

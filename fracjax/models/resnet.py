@@ -24,8 +24,8 @@ BATCH_NORM_MOMENTUM = 0.9
 class PointwiseConv(nnx.Linear):
     """A 1x1 convolution, written as the matrix product over channels that it is.
 
-    XLA's weight gradient of a 1x1 convolution is slow on CPU: as a product, a training step of
-    ResNet-50 at 224 px takes half the time there (``benchmarks/pointwise.py``).
+    XLA's weight gradient of a 1x1 convolution is slow on CPU. As a product, a full training step of
+    ResNet-50 at 224 px ran 1.7 to 1.9 times as fast on two x86 cores (``benchmarks/pointwise.py``).
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fracjax import interrupt
 from fracjax.notice import NOTICE
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def score_dir(
         task = bar.add_task("", total=None, rate="")
 
         def report(done: int, total: int) -> None:
+            interrupt.check()
             speed = bar.tasks[0].speed or 0.0
             bar.update(task, completed=done, total=total, rate=f"{speed:.1f}/s")
 

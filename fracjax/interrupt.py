@@ -1,0 +1,33 @@
+"""Ctrl-C and SIGTERM end a command in good order, and neither is lost.
+
+Python raises what a signal handler raises wherever the program stands. Should that be a callback
+that must not raise (JAX has one in the garbage collector), it is printed and ignored, and the
+command would go on. So the signal is remembered, and raised again at the next :func:`check`.
+"""
+
+import signal
+import sys
+from types import FrameType
+
+_received: list[int] = []
+
+
+def install() -> None:
+    """Turn SIGINT and SIGTERM into ``SystemExit``, which lets a command clean up behind itself."""
+    signal.signal(signal.SIGINT, _receive)
+    signal.signal(signal.SIGTERM, _receive)
+
+
+def check() -> None:
+    """End the command if a signal has come.
+
+    Raises:
+        SystemExit: With 128 and the signal's number, as a shell gives it.
+    """
+    if _received:
+        sys.exit(128 + _received[0])
+
+
+def _receive(number: int, _: FrameType | None) -> None:
+    _received.append(number)
+    check()
