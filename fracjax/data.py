@@ -72,7 +72,7 @@ class Radiographs(Sequence[Example]):
         rows = sorted(f"{fact.source}\t{fact.label}\t{fact.group}" for fact in self.facts)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
-    def __getitem__(self, index: SupportsIndex) -> Example:  # type: ignore[override]
+    def __getitem__(self, index: SupportsIndex) -> Example:  # type: ignore[override]  # no slices
         record = self._records[range(len(self))[index]]
         text = {
             key: record[key].decode()

@@ -61,7 +61,7 @@ def run_python(compilation_cache):
     """Run our own interpreter in a process of its own; gives the finished process."""
 
     def run(*arguments, **environment):
-        return subprocess.run(  # noqa: S603 - our own interpreter and arguments
+        return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=REPOSITORY,
             env=os.environ | compilation_cache | environment,

@@ -111,6 +111,7 @@ def _decode_intact_rows(data: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
     image = Image.open(io.BytesIO(data), formats=("JPEG",))
     if image.info.get("progressive"):
         raise Rejected(Reason.TRUNCATED, "a progressive JPEG ends early, so no row is complete")
+    # Only Pillow's JPEG class has "layer", and it carries no types.
     mcu_rows = 8 * max(component[2] for component in image.layer)  # type: ignore[attr-defined]
     parser = ImageFile.Parser()
     parser.feed(data + b"\xff\xd9")
@@ -129,7 +130,7 @@ def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
     """Turn a picture as the EXIF data of its opened file say; damaged, they say nothing."""
     try:
         orientation = opened.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - Pillow's parser of EXIF, on hostile bytes
         orientation = None
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 

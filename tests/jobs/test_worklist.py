@@ -107,7 +107,7 @@ def night(export, tiny_bundle, tmp_path_factory):
         Path(folder).chmod(0o500)
     before = listing(export)
     arguments = (export, "--out", out, "--bundle", tiny_bundle, "--batch-size", 2, "--workers", 2)
-    done = subprocess.run(command(*arguments), capture_output=True, check=False)  # noqa: S603
+    done = subprocess.run(command(*arguments), capture_output=True, check=False)
     after = listing(export)
     for folder in folders:
         Path(folder).chmod(0o700)
@@ -220,7 +220,7 @@ finally:
     heavy = ("tensorflow", "tensorflow_datasets", "orbax")
     print("imported:", [name for name in heavy if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[-1] == "imported: []"
     assert len(read_run(out).worklist) == 1
@@ -236,7 +236,7 @@ try:
 finally:
     print("imported:", [name for name in ("jax", "numpy", "cv2", "pyarrow") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 0
     assert done.stdout.decode().splitlines()[-1] == "imported: []"
 
@@ -344,9 +344,7 @@ def test_a_killed_run_leaves_no_table_and_no_process(tmp_path, tiny_bundle, kill
         put(tmp_path, f"export/IM{number:02d}", dicom(number))
     out = put(tmp_path, "out/worklist.parquet", b"of last night")
     arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 2)
-    process = subprocess.Popen(  # noqa: S603
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while len(list(out.parent.glob(".fracjax-*.partial"))) < 3:
         assert process.poll() is None, process.stderr.read()
