@@ -1,5 +1,6 @@
 """What reading a file yields: a picture ready to render, or the reason there is none."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,6 +24,30 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     """A second copy of a SOP instance that is already scored: expected, and no failure."""
 
+    PREVIEW = "preview"
+    """A plain image that shows what a DICOM file of the export holds: expected, and no failure."""
+
+    OWN_RESULT = "own_result"
+    """A result that this software wrote, come back in an export: expected, and no failure."""
+
+    OUT_OF_SCOPE = "out_of_scope"
+    """A radiograph of a body part that the model does not know, as its header says."""
+
+    UNFAMILIAR = "unfamiliar"
+    """A picture unlike those the model learned from, by its out-of-distribution score."""
+
+    FOR_PROCESSING = "for_processing"
+    """Raw detector values (PS3.3 C.8.11.1, Presentation Intent Type), not meant for display."""
+
+    NO_WINDOW = "no_window"
+    """No usable window or LUT, where the policy asks for one."""
+
+    MULTI_FRAME = "multi_frame"
+    """More frames than the policy takes for single exposures."""
+
+    DAMAGED = "damaged"
+    """The pixels decode, but the picture is torn, repeats itself or ends in grey."""
+
     NOT_A_FILE = "not_a_file"
     """A symbolic link, pipe or device: not opened, so that nothing outside the export is read."""
 
@@ -39,7 +64,7 @@ class Reason(StrEnum):
     """The pixel data ends before the picture does."""
 
     UNSUPPORTED = "unsupported"
-    """A valid image in a form this release does not score (multi-frame, unknown syntax)."""
+    """A valid image in a form this release does not read (an unknown transfer syntax, colour)."""
 
     FLAT = "flat"
     """Every pixel of the rendered picture has the same value."""
@@ -55,30 +80,62 @@ class Reason(StrEnum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether an image may have been lost, as against something that never was one."""
-        return self not in (Reason.NOT_AN_IMAGE, Reason.NOT_A_RADIOGRAPH, Reason.DUPLICATE)
+        """Whether an image may have been lost, as against one that is not to be scored."""
+        return self not in _FURNITURE | _TURNED_AWAY
+
+    @property
+    def concerns_study(self) -> bool:
+        """Whether the study of such a file lacks a score for it, and has to say so."""
+        return self not in _FURNITURE
+
+
+_FURNITURE = frozenset(
+    {
+        Reason.NOT_AN_IMAGE,
+        Reason.NOT_A_RADIOGRAPH,
+        Reason.DUPLICATE,
+        Reason.PREVIEW,
+        Reason.OWN_RESULT,
+    }
+)
+"""What is no image of its own."""
+
+_TURNED_AWAY = frozenset({Reason.OUT_OF_SCOPE, Reason.UNFAMILIAR, Reason.FOR_PROCESSING})
+"""Why an image that can be read is not scored all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """The facts of a DICOM header that a worklist needs. Holds no name, birth date or patient ID.
 
-    Text fields are stripped; an absent or empty value is ``None``.
+    Text comes from known vocabularies, so that nobody's name can stand in it: a UID is a UID, a
+    modality, view, laterality and body part are terms of the standard or synonyms of them. An
+    absent, empty or unknown value is ``None``.
     """
 
     sop_instance_uid: str | None = None
     series_instance_uid: str | None = None
     study_instance_uid: str | None = None
     accession_number: str | None = None
+    """As tagged; ``None`` where it repeats the patient's name, ID or birth date."""
     study_datetime: str | None = None
     """StudyDate and StudyTime as ISO 8601 without a zone, to the precision given."""
+    acquisition_datetime: str | None = None
+    """When the image was acquired, likewise."""
     modality: str | None = None
+    body_part_tagged: str | None = None
+    """BodyPartExamined as tagged, where it is a known term."""
     body_part: str | None = None
-    """BodyPartExamined as tagged."""
+    """The body part as used, a :class:`fracjax.image.anatomy.BodyPart`."""
+    body_part_source: str | None = None
+    """The element that ``body_part`` was taken from."""
     view_position: str | None = None
     laterality: str | None = None
     transfer_syntax: str | None = None
     """Transfer syntax UID of the file."""
+    patient_tag: int | None = None
+    """16 bits of a digest of patient ID and issuer: enough to tell two patients under one study
+    UID apart, too few to find a patient by."""
 
 
 class Rejected(Exception):
@@ -88,13 +145,17 @@ class Rejected(Exception):
         reason: Why.
         detail: One line, without identifiers.
         header: The facts of the DICOM header, where it could be read.
+        frames: Number of frames that are set aside with it.
     """
 
-    def __init__(self, reason: Reason, detail: str, header: Header | None = None) -> None:
-        super().__init__(reason, detail, header)  # all, so that it survives pickling
+    def __init__(
+        self, reason: Reason, detail: str, header: Header | None = None, frames: int = 1
+    ) -> None:
+        super().__init__(reason, detail, header, frames)  # all, so that it survives pickling
         self.reason = reason
         self.detail = detail
         self.header = header
+        self.frames = frames
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -109,8 +170,12 @@ class Picture:
         header: Facts of the DICOM header; ``None`` for a plain image file.
         format: ``dicom``, ``jpeg``, ``png`` or ``tiff``.
         decoder: The library that decoded the pixels.
-        voi_source: Where the grey scale came from: ``lut``, ``window``, ``full_range``, or
-            ``none`` for a file that holds display values already.
+        voi_source: Where the grey scale came from: ``lut``, ``window``, ``percentile`` (of the
+            exposed region), or ``none`` for a file that holds display values already.
+        polarity_source: What decided which end is white: ``photometric`` (interpretation or
+            presentation LUT shape), ``intensity_sign`` where the two conflict, or ``none`` for a
+            plain image.
+        frame: Which of several frames, from 1; ``None`` where there is but one.
         notes: What a reader of the score should know, as stable codes (``truncated_rows``).
     """
 
@@ -119,4 +184,25 @@ class Picture:
     format: str
     decoder: str
     voi_source: str
+    polarity_source: str
+    frame: int | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """A file that is open: what is known of it before its pixels are decoded.
+
+    Attributes:
+        header: Facts of the DICOM header; ``None`` for a plain image file.
+        frames: Number of outcomes.
+        outcomes: One a frame, in order. A frame is decoded when it is asked for.
+    """
+
+    header: Header | None
+    frames: int
+    outcomes: Iterator[Picture | Rejected]
+
+    def __iter__(self) -> Iterator[Picture | Rejected]:
+        """Give the outcomes, once."""
+        return self.outcomes
