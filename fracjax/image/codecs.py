@@ -2,7 +2,8 @@
 
 pydicom finds the frame in its fragments and puts the samples into an array; the plugin here turns
 one frame's codestream into samples. `imagecodecs` decodes all of them: it is free of copyleft,
-covers 12-bit JPEG and HTJ2K, and survives damaged data.
+covers 12-bit JPEG and HTJ2K, and survives damaged data; the damaged HTJ2K headers that it was
+seen to crash at are refused first.
 """
 
 import math
@@ -32,6 +33,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from fracjax.image import lossless_jpeg, quality
 from fracjax.image.picture import Reason, Rejected
 
 PLUGIN = "fracjax"
@@ -43,6 +45,7 @@ LIBRARY = "imagecodecs"
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, and EOC of JPEG 2000
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC, and SIZ right after it (ISO/IEC 15444-1 A.5.1)
+_MOST_BIT_PLANES = 30  # of a subband in HTJ2K
 _RLE_MAX_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 
 
@@ -125,6 +128,8 @@ _DECODE: dict[UID, Callable[[bytes], NDArray[Any]]] = {
     HTJ2K: _htj2k,
 }
 
+_LOSSLESS_JPEG = frozenset({JPEGLossless, JPEGLosslessSV1})
+_BLOCK_JPEG = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
 _LOSSY_JPEG = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 _LOSSY_WAVELET = frozenset({JPEG2000, HTJ2K})
 
@@ -158,7 +163,7 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
         runner.set_option("planar_configuration", 1)
         pixels = runner.rows * runner.columns
         return _rle(src, pixels, runner.samples_per_pixel, runner.bits_allocated // 8)
-    frame = _DECODE[syntax](src)
+    frame = decode(src, syntax)
     if frame.ndim == 3:
         runner.set_option("planar_configuration", 0)
         # The decoder has undone the component transform of JPEG 2000.
@@ -206,9 +211,49 @@ def check_frame(frame: bytes, syntax: str, shape: tuple[int, int, int], bits: in
         raise Rejected(Reason.CORRUPT, "the codestream and the header differ in the picture's size")
     if stream.precision > bits:
         raise Rejected(Reason.CORRUPT, "the codestream's samples do not fit BitsAllocated")
+    if _DECODE[UID(syntax)] is _htj2k and not (
+        _tiles_are_sound(frame) and _quantization_is_sound(frame)
+    ):
+        raise Rejected(Reason.CORRUPT, "the codestream's tiles or quantization make no sense")
     if not stream.complete:
         # JPEG decoders fill in what is missing without a word.
         raise Rejected(Reason.TRUNCATED, "the codestream has no end marker")
+
+
+def decode(frame: bytes, syntax: str) -> NDArray[Any]:
+    """Decode a codestream that is not RLE.
+
+    Args:
+        frame: The codestream.
+        syntax: Its transfer syntax.
+
+    Returns:
+        Integers (h, w) or (h, w, samples).
+
+    Raises:
+        Exception: Whatever the decoder raises at a damaged codestream.
+    """
+    return _DECODE[UID(syntax)](frame)
+
+
+def fault(frame: bytes | None, syntax: str, samples: NDArray[Any]) -> str | None:
+    """Find out whether a grey frame was damaged, though it could be decoded.
+
+    Args:
+        frame: The frame as stored, or ``None`` of native data.
+        syntax: Its transfer syntax.
+        samples: Integers (h, w) as decoded.
+
+    Returns:
+        What is wrong, in words; ``None`` where nothing is.
+    """
+    unsigned = samples.view(f"u{samples.dtype.itemsize}")  # JPEG knows no sign
+    if frame is not None and syntax in _LOSSLESS_JPEG:
+        return lossless_jpeg.fault(frame, unsigned) or quality.fault(unsigned)
+    if frame is not None and syntax in _BLOCK_JPEG:
+        bits = codestream(frame, syntax).precision
+        return quality.fault(unsigned) or quality.fault_of_blocks(unsigned, bits)
+    return quality.fault(unsigned)
 
 
 def codestream(frame: bytes, syntax: str) -> Codestream:
@@ -265,3 +310,43 @@ def _jpeg_2000_header(frame: bytes) -> tuple[int, int, int, int]:
     )
     components = int.from_bytes(siz[34:36], "big")
     return y_size - y_offset, x_size - x_offset, components, (siz[36] & 0x7F) + 1
+
+
+def _tiles_are_sound(frame: bytes) -> bool:
+    """Check what crashes OpenJPH: tiles of no size, or beside the picture (A.5.1, B.3)."""
+    siz = frame[frame.find(_J2K_START) + 6 :]
+    x_size, y_size, x, y, width, height, tile_x, tile_y = (
+        int.from_bytes(siz[start : start + 4], "big") for start in range(2, 34, 4)
+    )
+    components = int.from_bytes(siz[34:36], "big")
+    subsampling = [siz[36 + 3 * index + at] for index in range(components) for at in (1, 2)]
+    if 0 in (width, height, *subsampling) or tile_x > x or tile_y > y:
+        return False
+    return x < tile_x + width and y < tile_y + height and x < x_size and y < y_size
+
+
+def _quantization_is_sound(frame: bytes) -> bool:
+    """Check what crashes OpenJPH: the subbands' quantization (ISO/IEC 15444-1 A.6.4, E.1)."""
+    at = frame.find(_J2K_START) + 2
+    levels = 0
+    quantizations = []
+    while frame[at : at + 2] != b"\xff\x90":  # SOT, the first tile
+        if frame[at] != 0xFF:
+            return False
+        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        match frame[at + 1]:
+            case 0x52:  # COD
+                levels = frame[at + 9]
+            case 0x5C:  # QCD
+                quantizations.append(frame[at + 4 : end])
+            case 0x5D:  # QCC, which begins with the index of its component
+                quantizations.append(frame[at + 5 : end])
+        at = end
+    for style, *steps in quantizations:
+        subbands = 1 if style & 31 == 1 else 3 * levels + 1
+        size = 1 if style & 31 == 0 else 2
+        if len(steps) != size * subbands:
+            return False
+        if (style >> 5) + (max(steps[::size]) >> 3) - 1 > _MOST_BIT_PLANES:
+            return False
+    return True

@@ -4,10 +4,8 @@ The bytes may come from anywhere. Whatever is in them, the outcome is a ``Pictur
 ``Rejected``, nothing of the header reaches stderr or a message, and memory stays bounded.
 """
 
-import logging
+import math
 import re
-import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,82 +14,33 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, FileDataset, dcmread
-from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_has_tag
-from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset
+from pydicom import Dataset, FileDataset
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import (
     UID,
-    ComputedRadiographyImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
-    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    MultiFrameTrueColorSecondaryCaptureImageStorage,
-    SecondaryCaptureImageStorage,
 )
 
 from fracjax.image import codecs, grayscale, header, presentation
-from fracjax.image.picture import MAX_PIXELS, Header, Picture, Reason, Rejected
+from fracjax.image.parse import MAX_BYTES, looks_like_dicom, parse, pydicom_silenced
+from fracjax.image.picture import MAX_PIXELS, Header, Picture, Pictures, Reason, Rejected
+from fracjax.image.policy import ReadPolicy
 
-MAX_BYTES = 4 * MAX_PIXELS
-"""Larger pixel data, or a larger deflated object, is refused before it takes up memory."""
-
-_SECONDARY_CAPTURE = frozenset(
-    {
-        SecondaryCaptureImageStorage,
-        MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-        MultiFrameTrueColorSecondaryCaptureImageStorage,
-    }
-)
 _NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 
 
-@dataclass(frozen=True, slots=True)
-class RadiographPolicy:
-    """Which DICOM objects count as radiographs."""
-
-    modalities: frozenset[str] = frozenset({"CR", "DX", "DR", "RG"})
-    secondary_modalities: frozenset[str] = frozenset({"SC", "OT"})
-    """Taken where grey: converters write radiographs as secondary captures, often DERIVED."""
-    without_modality: bool = True
-    """Whether an object that names no modality may be a radiograph."""
-    sop_classes: frozenset[str] = _SECONDARY_CAPTURE | {
-        ComputedRadiographyImageStorage,
-        DigitalXRayImageStorageForPresentation,
-        DigitalXRayImageStorageForProcessing,
-    }
-    """The only standard SOP classes that are read. A private or absent class does not decide."""
-    result_makers: frozenset[str] = frozenset({"fracjax"})
-    """Manufacturers whose objects are results written back, never acquired images."""
-
-
-RADIOGRAPHS = RadiographPolicy()
+DEFAULT_POLICY = ReadPolicy()
 
 codecs.register()
 
 
-def looks_like_dicom(data: bytes) -> bool:
-    """Whether ``data`` starts as a DICOM file does, with or without a preamble (PS3.10 7.1)."""
-    if data[128:132] == b"DICM":
-        return True
-    return _plausible_element(data, "little") or _plausible_element(data, "big")
-
-
-def read_dicom(data: bytes, policy: RadiographPolicy = RADIOGRAPHS) -> Picture:
-    """Read a radiograph from a DICOM file.
-
-    Silencing pydicom changes settings of the process for the time of the call, so calls should
-    not run in several threads at once.
+def read_dicom(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
+    """Read the radiograph of a DICOM file that holds one frame.
 
     Args:
         data: The whole file.
@@ -101,28 +50,68 @@ def read_dicom(data: bytes, policy: RadiographPolicy = RADIOGRAPHS) -> Picture:
         The picture as a display would show it, with the facts of its header.
 
     Raises:
-        Rejected: If the file yields no picture. Nothing else is raised for any ``data``.
+        Rejected: If the file yields no picture, or several. Nothing else is raised for any
+            ``data``.
+    """
+    opened = _open(data, policy)
+    if opened.frames > 1:
+        detail = "several frames; fracjax.image.read_pictures reads them one by one"
+        raise Rejected(Reason.MULTI_FRAME, detail, opened.facts, opened.frames)
+    return _read_frame(opened, 0, policy)
+
+
+def read_dicom_frames(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictures:
+    """Read every frame of a DICOM file as an exposure of its own.
+
+    Silencing pydicom changes settings of the process while the file is opened and each frame is
+    decoded, so calls should not run in several threads at once.
+
+    Args:
+        data: The whole file.
+        policy: Which objects count as radiographs.
+
+    Returns:
+        What its header says, and its frames to come.
+
+    Raises:
+        Rejected: If the whole file yields no picture. Nothing else is raised for any ``data``.
+    """
+    opened = _open(data, policy)
+
+    def outcomes() -> Iterator[Picture | Rejected]:
+        for index in range(opened.frames):
+            try:
+                yield _read_frame(opened, index, policy)
+            except Rejected as rejected:
+                yield rejected
+
+    return Pictures(opened.facts, opened.frames, outcomes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file whose header is known and accepted, and whose pixels are not decoded yet."""
+
+    dataset: FileDataset
+    facts: Header
+    frames: int
+
+
+def _open(data: bytes, policy: ReadPolicy) -> _Opened:
+    """Parse a file and decide whether it holds radiographs.
+
+    Raises:
+        Rejected: It does not, or cannot be read. Nothing else is raised.
     """
     if not data:
         raise Rejected(Reason.EMPTY, "no bytes")
     if not looks_like_dicom(data):
         raise Rejected(Reason.NOT_AN_IMAGE, "not a DICOM file")
-    with _pydicom_silenced():
+    with pydicom_silenced():
         try:
-            dataset, syntax = _parse(data)
+            dataset, syntax = parse(data)
             _check_kind(dataset, policy)
             facts = header.facts(dataset, syntax)
-            try:
-                _check_pixel_data(dataset)
-                return _picture(dataset, facts, policy)
-            except Rejected as rejected:
-                raise Rejected(rejected.reason, rejected.detail, facts) from None
-            except MemoryError:
-                detail = "not enough memory to decode the picture"
-                raise Rejected(Reason.TOO_LARGE, detail, facts) from None
-            except Exception as error:  # noqa: BLE001 - pydicom and the decoders, as below
-                detail = f"the pixel data cannot be decoded ({type(error).__name__})"
-                raise Rejected(Reason.CORRUPT, detail, facts) from None
         except Rejected:
             raise
         except MemoryError:
@@ -131,74 +120,48 @@ def read_dicom(data: bytes, policy: RadiographPolicy = RADIOGRAPHS) -> Picture:
             # The message may quote the header, so only the kind of the error is passed on.
             detail = f"the header cannot be read ({type(error).__name__})"
             raise Rejected(Reason.CORRUPT, detail) from None
+        with _rejecting(facts):
+            if policy.body_parts and facts.body_part not in (None, *policy.body_parts):
+                detail = f"the body part is {facts.body_part}, which is not scored"
+                raise Rejected(Reason.OUT_OF_SCOPE, detail, frames=_frames(dataset))
+            _check_intent(dataset, policy)
+            _check_pixel_data(dataset)
+            frames = _frames(dataset)
+            if frames > policy.max_frames:
+                detail = f"more than {policy.max_frames} frames"
+                raise Rejected(Reason.MULTI_FRAME, detail, frames=frames)
+    return _Opened(dataset, facts, frames)
+
+
+def _read_frame(opened: _Opened, index: int, policy: ReadPolicy) -> Picture:
+    """Decode one frame, and show it.
+
+    Raises:
+        Rejected: The frame yields no picture. Nothing else is raised.
+    """
+    with pydicom_silenced(), _rejecting(opened.facts):
+        return _picture(opened, index, _compressed_frame(opened, index), policy)
 
 
 @contextmanager
-def _pydicom_silenced() -> Iterator[None]:
-    """Keep pydicom's warnings and log records, which quote values, away from stderr."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def _rejecting(facts: Header) -> Iterator[None]:
+    """Turn whatever is raised over the pixels into ``Rejected``, with the facts of the header."""
     try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+        yield
+    except Rejected as rejected:
+        raise Rejected(rejected.reason, rejected.detail, facts, rejected.frames) from None
+    except MemoryError:
+        raise Rejected(Reason.TOO_LARGE, "not enough memory for the picture", facts) from None
+    except Exception as error:  # noqa: BLE001 - pydicom and the decoders, fed hostile bytes
+        # The message may quote the header, so only the kind of the error is passed on.
+        detail = f"the pixel data cannot be decoded ({type(error).__name__})"
+        raise Rejected(Reason.CORRUPT, detail, facts) from None
 
 
-def _plausible_element(data: bytes, order: str) -> bool:
-    """Whether ``data`` starts with an element that may be the first of a file (PS3.5 7.1)."""
-    little = order == "little"
-    group, element = (
-        int.from_bytes(data[at : at + 2], "little" if little else "big") for at in (0, 2)
-    )
-    if group not in (0x0002, 0x0008) or element > 0x0018:
-        return False
-    if not dictionary_has_tag((group << 16) | element) and element != 0:
-        return False
-    if data[4:6] in (b"UL", b"OB", b"UI", b"CS", b"SH", b"DA", b"TM", b"LO"):
-        return True
-    # Implicit VR is little endian: a length of 32 bits instead, which is small here.
-    return little and len(data) > 8 and int.from_bytes(data[4:8], "little") <= min(len(data), 256)
-
-
-def _parse(data: bytes) -> tuple[FileDataset, str]:
-    """Parse a file, and find out the transfer syntax that it came in."""
-    stream = BytesIO(data)
-    stream.seek(132 if data[128:132] == b"DICM" else 0)
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise Rejected(Reason.NOT_AN_IMAGE, "a DICOMDIR")
-    deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    if deflated:
-        # pydicom would inflate without a bound. A UID is padded with NUL (PS3.5 6.2).
-        explicit = ExplicitVRLittleEndian.ljust(len(DeflatedExplicitVRLittleEndian), "\0")
-        start = stream.tell()
-        head = data[:start].replace(DeflatedExplicitVRLittleEndian.encode(), explicit.encode())
-        data = head + _inflate(data[start:])
-    dataset = dcmread(BytesIO(data), force=True)
-    if len(dataset) == 0:
-        raise Rejected(Reason.CORRUPT, "no elements after the DICOM prefix")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding  # pydicom's guess
-        native = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else native
-    syntax = DeflatedExplicitVRLittleEndian if deflated else dataset.file_meta.TransferSyntaxUID
-    return dataset, str(syntax)
-
-
-def _inflate(body: bytes) -> bytes:
-    """Inflate the data set of a deflated file (PS3.5 A.5), up to ``MAX_BYTES``."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(body, MAX_BYTES)
-    if inflater.unconsumed_tail:
-        raise Rejected(Reason.TOO_LARGE, "the deflated data set is larger than the limit")
-    return inflated
-
-
-def _check_kind(dataset: FileDataset, policy: RadiographPolicy) -> None:
+def _check_kind(dataset: FileDataset, policy: ReadPolicy) -> None:
     """Reject what is no radiograph."""
+    if (header.text(dataset, "Manufacturer") or "").lower() in policy.result_makers:
+        raise Rejected(Reason.OWN_RESULT, "a result written back, not an acquired image")
     sop_class = header.text(dataset, "SOPClassUID") or header.text(
         dataset.file_meta, "MediaStorageSOPClassUID"
     )
@@ -208,23 +171,65 @@ def _check_kind(dataset: FileDataset, policy: RadiographPolicy) -> None:
     if sop_class not in policy.sop_classes and name != (sop_class or ""):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, f"an object of another kind: {name}")
     modality = header.text(dataset, "Modality")
-    accepted = policy.modalities | policy.secondary_modalities
+    accepted = (*policy.modalities, *policy.secondary_modalities)
     if (modality not in accepted) if modality else not policy.without_modality:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "the modality is not that of a radiograph")
-    if (header.text(dataset, "Manufacturer") or "").lower() in policy.result_makers:
-        raise Rejected(Reason.NOT_A_RADIOGRAPH, "a result written back, not an acquired image")
     if not dataset.get("PixelData") and not (
         modality in policy.modalities or sop_class in policy.sop_classes
     ):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "an object without an image")
 
 
+def _check_intent(dataset: FileDataset, policy: ReadPolicy) -> None:
+    """Reject raw detector values (PS3.3 C.8.11.1, Presentation Intent Type), where asked for."""
+    if policy.for_processing == "set_aside" and presentation.is_for_processing(dataset):
+        detail = "raw detector values, not meant for display"
+        raise Rejected(Reason.FOR_PROCESSING, detail, frames=_frames(dataset))
+
+
+def _frames(dataset: FileDataset) -> int:
+    """Count the frames as the header does, but all those that are not there as one.
+
+    So a header that lies costs nothing, and one that tells the truth of a truncated file loses
+    none of the frames that are left.
+    """
+    claimed = max(header.integer(dataset, "NumberOfFrames") or 1, 1)
+    if claimed == 1:
+        return 1
+    try:
+        data = dataset.get("PixelData") or b""
+        if dataset.file_meta.TransferSyntaxUID in codecs.SYNTAXES:
+            stream = BytesIO(data)
+            parse_basic_offsets(stream)
+            held, _ = parse_fragments(stream)  # a frame has one or more (PS3.5 A.4)
+        else:
+            held = len(data) // max(_frame_bytes(dataset), 1)
+    except Exception:  # noqa: BLE001 - damaged fragments, which decoding will find again
+        held = 0
+    return min(claimed, held + 1)
+
+
+def _frame_bytes(dataset: Dataset) -> int:
+    """Bytes of one frame that is not compressed."""
+    bits = math.prod(_shape(dataset)) * header.required_integer(dataset, "BitsAllocated")
+    if header.text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        bits = bits * 2 // 3  # C.7.6.3.1.2: the chrominance of every second pixel
+    return (bits + 7) // 8
+
+
+def _shape(dataset: Dataset) -> tuple[int, int, int]:
+    """Rows, Columns and SamplesPerPixel."""
+    return (
+        header.required_integer(dataset, "Rows"),
+        header.required_integer(dataset, "Columns"),
+        header.integer(dataset, "SamplesPerPixel") or 1,
+    )
+
+
 def _check_pixel_data(dataset: FileDataset) -> None:
     """Reject pixel data that cannot or must not be decoded, at no cost in memory."""
     if not dataset.get("PixelData"):
         raise Rejected(Reason.TRUNCATED, "a radiograph's header without pixel data")
-    if (header.integer(dataset, "NumberOfFrames") or 1) > 1:
-        raise Rejected(Reason.UNSUPPORTED, "more than one frame")
     syntax = dataset.file_meta.TransferSyntaxUID
     compressed = syntax in codecs.SYNTAXES
     if not compressed and syntax not in _NATIVE:
@@ -232,67 +237,78 @@ def _check_pixel_data(dataset: FileDataset) -> None:
         raise Rejected(Reason.UNSUPPORTED, f"transfer syntax {uid}")
     if dataset["PixelData"].is_undefined_length and not compressed:
         raise Rejected(Reason.UNSUPPORTED, "compressed pixel data without a transfer syntax")
-    rows, columns = (
-        header.required_integer(dataset, "Rows"),
-        header.required_integer(dataset, "Columns"),
-    )
-    samples = header.integer(dataset, "SamplesPerPixel") or 1
+    rows, columns, samples = _shape(dataset)
     bits_allocated = header.required_integer(dataset, "BitsAllocated")
     bits_stored = header.required_integer(dataset, "BitsStored")
     if min(rows, columns, samples, bits_allocated) < 1:
         raise Rejected(Reason.CORRUPT, "an image without pixels")
     if header.integer(dataset, "HighBit") not in (None, bits_stored - 1):
         raise Rejected(Reason.UNSUPPORTED, "HighBit is not BitsStored - 1 (PS3.5 8.1.1)")
-    size = (rows * columns * samples * bits_allocated + 7) // 8
-    if rows * columns > MAX_PIXELS or size > MAX_BYTES:
+    if rows * columns > MAX_PIXELS or _frame_bytes(dataset) > MAX_BYTES:
         raise Rejected(Reason.TOO_LARGE, f"{rows} x {columns} pixels are more than the limit")
-    data = dataset.PixelData
-    if not compressed:
-        if header.text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
-            size = size * 2 // 3  # C.7.6.3.1.2: the chrominance of every second pixel
-        if len(data) < size:
-            raise Rejected(Reason.TRUNCATED, f"{len(data)} of {size} bytes of pixel data")
-        return
-    frame = get_frame(data, 0, number_of_frames=1)
-    codecs.check_frame(frame, syntax, (rows, columns, samples), bits_allocated)
 
 
-def _picture(dataset: FileDataset, facts: Header, policy: RadiographPolicy) -> Picture:
-    """Decode the pixel data, and show it."""
+def _compressed_frame(opened: _Opened, index: int) -> bytes | None:
+    """The codestream of a frame, or ``None`` of native data.
+
+    Raises:
+        Rejected: The frame is not wholly there, or not the header's.
+    """
+    dataset = opened.dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in codecs.SYNTAXES:
+        size = (index + 1) * _frame_bytes(dataset)
+        held = len(dataset.PixelData)
+        if held < size:
+            raise Rejected(Reason.TRUNCATED, f"{held} of {size} bytes of pixel data")
+        return None
+    frame = get_frame(dataset.PixelData, index, number_of_frames=opened.frames)
+    codecs.check_frame(
+        frame, syntax, _shape(dataset), header.required_integer(dataset, "BitsAllocated")
+    )
+    return frame
+
+
+def _picture(opened: _Opened, index: int, frame: bytes | None, policy: ReadPolicy) -> Picture:
+    """Decode a frame, and show it."""
+    dataset = opened.dataset
     actual = dataset.file_meta.TransferSyntaxUID
+    compressed = frame is not None
     samples, _ = get_decoder(actual).as_array(
         dataset,
-        index=0,
-        decoding_plugin=codecs.PLUGIN if actual in codecs.SYNTAXES else "",
+        index=index,
+        decoding_plugin=codecs.PLUGIN if compressed else "",
+        # Of native data the frames that are there are read, even where one behind them is cut off.
+        number_of_frames=opened.frames if compressed else index + 1,  # type: ignore[arg-type]
         # pydicom would wrap the overshoot of lossy compression around.
         correct_unused_bits=False,  # type: ignore[arg-type]  # annotated without Unpack
     )
-    notes: tuple[str, ...] = ()
-    if header.text(dataset, "PresentationIntentType") == "FOR PROCESSING":
-        notes = ("for_processing",)
     photometric = header.text(dataset, "PhotometricInterpretation") or ""
     if photometric in ("MONOCHROME1", "MONOCHROME2"):
+        if fault := codecs.fault(frame, actual, samples):
+            raise Rejected(Reason.DAMAGED, fault)
         clip = codecs.may_overshoot(actual, samples.dtype.kind == "i")
         stored = grayscale.stored_values(
             samples, header.required_integer(dataset, "BitsStored"), clip=clip
         )
-        display, voi_source, ignored = presentation.show(dataset, stored)
-        notes += ("window_ignored",) if ignored else ()
+        shown = presentation.show(dataset, stored, policy)
     else:
-        voi_source = "none"
         display = _show_colour(dataset, samples, policy)
+        shown = presentation.Shown(display, voi_source="none", polarity_source="none", notes=())
     return Picture(
-        display=display,
-        header=facts,
+        display=shown.display,
+        header=opened.facts,
         format="dicom",
-        decoder=codecs.LIBRARY if actual in codecs.SYNTAXES else "pydicom",
-        voi_source=voi_source,
-        notes=notes,
+        decoder=codecs.LIBRARY if compressed else "pydicom",
+        voi_source=shown.voi_source,
+        polarity_source=shown.polarity_source,
+        frame=index + 1 if opened.frames > 1 else None,
+        notes=shown.notes,
     )
 
 
 def _show_colour(
-    dataset: Dataset, samples: NDArray[Any], policy: RadiographPolicy
+    dataset: Dataset, samples: NDArray[Any], policy: ReadPolicy
 ) -> NDArray[np.float32]:
     """Show a grey picture that is stored as colour, (h, w, 3) or palette indices (h, w)."""
     bits = header.required_integer(dataset, "BitsStored")

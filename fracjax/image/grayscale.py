@@ -117,6 +117,25 @@ def look_up(values: NDArray[Any], table: LookupTable) -> NDArray[np.float32]:
     return table.entries.astype(np.float32)[np.clip(index, 0, last).astype(np.int32)]
 
 
+def table_sign(table: LookupTable) -> int:
+    """Tell by its ends whether a lookup table turns the grey scale over: -1 if so, else 1."""
+    return -1 if table.entries.size and int(table.entries[-1]) < int(table.entries[0]) else 1
+
+
+def logarithm(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Turn raw values, proportional to the X-rays that hit the detector, into attenuation.
+
+    The intensity behind tissue falls with the exponential of its thickness (Beer and Lambert).
+
+    Args:
+        values: Numbers (h, w).
+
+    Returns:
+        float32 (h, w), their logarithm; of values below 1, that of 1.
+    """
+    return np.asarray(np.log(np.maximum(values, 1), dtype=np.float32))
+
+
 def window(values: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.float32]:
     """Apply a window (PS3.3 C.11.2.1.2.1 and C.11.2.1.3).
 
@@ -156,32 +175,6 @@ def _ramp(x: NDArray[np.float32], center: float, span: float) -> NDArray[np.floa
         return (x > center).astype(np.float32)
     ramp = (x - np.float32(center)) / np.float32(span) + np.float32(0.5)
     return np.asarray(np.clip(ramp, 0, 1), np.float32)
-
-
-def value_range(values: NDArray[Any], background: Mask | None) -> tuple[float, float]:
-    """Smallest and largest value outside the background; (0, 0) where all is background."""
-    if background is None:
-        return float(values.min()), float(values.max())
-    picture = values[~background]
-    return (float(picture.min()), float(picture.max())) if picture.size else (0.0, 0.0)
-
-
-def full_range(values: NDArray[Any], background: Mask | None) -> NDArray[np.float32]:
-    """Stretch the values outside the background over 0..1.
-
-    Args:
-        values: Numbers (h, w).
-        background: bool (h, w) of pixels to leave out, or ``None``.
-
-    Returns:
-        float32 (h, w) in 0..1; all zero where the values outside the background are constant.
-    """
-    x = values.astype(np.float32)
-    low, high = value_range(x, background)
-    if high <= low:
-        return np.zeros(x.shape, np.float32)
-    stretched = (x - np.float32(low)) / np.float32(high - low)
-    return np.asarray(np.clip(stretched, 0, 1), np.float32)
 
 
 def is_gray(rgb: NDArray[Any], white: int) -> bool:

@@ -1,5 +1,6 @@
 """Plain image files (JPEG, PNG, TIFF) to pictures, by Pillow."""
 
+import contextlib
 import io
 import warnings
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from fracjax.image import exposure, quality
 from fracjax.image.grayscale import is_gray
 from fracjax.image.picture import MAX_PIXELS, Picture, Reason, Rejected
 
@@ -19,6 +21,9 @@ LARGEST_LEVEL = 1e30
 """Beyond it, the arithmetic on the levels of a floating-point file leaves float32."""
 
 DECODER = "pillow"
+
+SOFTWARE = "fracjax"
+"""How the name of the software begins in pictures that this one writes."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,22 +49,30 @@ def read_raster(data: bytes) -> Picture:
     """Decode a JPEG, PNG or TIFF file to one grey picture.
 
     EXIF orientation is applied. Of a truncated JPEG the intact rows are kept, with the note
-    ``truncated_rows``. A 16-bit file carries no window, so its full range is shown.
+    ``truncated_rows``. A 16-bit file carries no window, so it is shown by
+    percentiles of its exposed region.
 
     Raises:
         Rejected: ``corrupt``, ``truncated``, ``too_large``, ``unsupported`` (several frames),
-            ``flat``, or ``not_a_radiograph`` (a colour picture).
+            ``flat``, ``damaged``, ``not_a_radiograph`` (a colour picture), or
+            ``own_result``.
     """
     pixels, file_format, notes = decode_gray(data)
     if pixels.min() == pixels.max():
         raise Rejected(Reason.FLAT, "every pixel has the same value")
+    damage = quality.fault(pixels)
+    if not damage and file_format == "jpeg" and not notes:
+        damage = quality.fault_of_blocks(pixels, 8)
+    if damage:
+        raise Rejected(Reason.DAMAGED, damage)
     if pixels.dtype == np.uint8:
         display, voi_source = pixels.astype(np.float32) / np.float32(255), "none"
     else:
-        low, high = float(pixels.min()), float(pixels.max())
-        display = ((pixels - np.float32(low)) / np.float32(high - low)).astype(np.float32)
-        voi_source = "full_range"
-    return Picture(display, None, file_format, DECODER, voi_source, notes)
+        low, high = exposure.percentile_range(exposure.exposed_sample(pixels, None))
+        if low == high:
+            raise Rejected(Reason.FLAT, "the exposed region has but one grey level")
+        display, voi_source = exposure.stretch(pixels, low, high), "percentile"
+    return Picture(display, None, file_format, DECODER, voi_source, "none", notes=notes)
 
 
 def decode_gray(
@@ -89,6 +102,8 @@ def decode_gray(
     if frames > 1:
         raise Rejected(Reason.UNSUPPORTED, f"{frames} frames in one file")
     file_format = FORMATS[str(image.format)]
+    if _is_own_result(image):
+        raise Rejected(Reason.OWN_RESULT, "a picture that this software wrote")
     try:
         image.load()
     except Exception as error:  # as above
@@ -99,6 +114,14 @@ def decode_gray(
     if pixels.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         pixels = -pixels  # Pillow does so itself, but only up to 8 bits
     return pixels, file_format, ()
+
+
+def _is_own_result(image: Image.Image) -> bool:
+    """Whether the software that a file names is this one: a heat map or figure, no exposure."""
+    named = [image.info.get("Software")]  # a text chunk of PNG (ISO/IEC 15948, 11.3.4)
+    with contextlib.suppress(Exception):  # Pillow's parser of EXIF, on hostile bytes
+        named.append(image.getexif().get(ExifTags.Base.Software))  # tag 305 of TIFF, too
+    return any(str(name or "").lower().startswith(SOFTWARE) for name in named)
 
 
 def _decode_intact_rows(data: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:

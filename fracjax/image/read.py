@@ -1,7 +1,9 @@
 """One file of any kind to a picture: what it is, its content says, not its name."""
 
-from fracjax.image.dicom import looks_like_dicom, read_dicom
-from fracjax.image.picture import Picture, Reason, Rejected
+from fracjax.image.dicom import DEFAULT_POLICY, read_dicom, read_dicom_frames
+from fracjax.image.parse import looks_like_dicom
+from fracjax.image.picture import Picture, Pictures, Reason, Rejected
+from fracjax.image.policy import ReadPolicy
 from fracjax.image.raster import looks_like_raster, read_raster
 
 SNIFF_BYTES = 512
@@ -42,11 +44,27 @@ def check_kind(head: bytes) -> None:
     raise Rejected(Reason.NOT_AN_IMAGE, "neither DICOM nor JPEG, PNG or TIFF")
 
 
-def read_picture(data: bytes) -> Picture:
-    """Read a DICOM, JPEG, PNG or TIFF file.
+def read_picture(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
+    """Read the one picture of a DICOM, JPEG, PNG or TIFF file.
 
     Raises:
-        Rejected: The file yields no picture. Nothing else is raised for any ``data``.
+        Rejected: The file yields no picture, or several. Nothing else is raised for any ``data``.
     """
     check_kind(data[:SNIFF_BYTES])
-    return read_dicom(data) if looks_like_dicom(data) else read_raster(data)
+    return read_dicom(data, policy) if looks_like_dicom(data) else read_raster(data)
+
+
+def read_pictures(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictures:
+    """Read every picture of a DICOM, JPEG, PNG or TIFF file.
+
+    Returns:
+        What its header says, and one outcome for each frame.
+
+    Raises:
+        Rejected: The whole file yields no picture; its ``frames`` says for how many outcomes it
+            stands. Nothing else is raised for any ``data``.
+    """
+    check_kind(data[:SNIFF_BYTES])
+    if looks_like_dicom(data):
+        return read_dicom_frames(data, policy)
+    return Pictures(None, 1, iter((read_raster(data),)))

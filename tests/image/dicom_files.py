@@ -67,7 +67,8 @@ def dicom_bytes(
     """A digital radiograph whose stored values are ``stored``, (h, w) or (h, w, 3).
 
     Signed values make a signed image. ``elements`` are keywords of the header; ``None`` leaves
-    one out. ``PixelData`` among them replaces the encoded picture.
+    one out. ``PixelData`` among them replaces the encoded picture, and ``extra`` is a data set of
+    more elements.
     """
     bits_allocated = 8 if bits <= 8 else 16
     signed = stored.dtype.kind == "i"
@@ -94,6 +95,7 @@ def dicom_bytes(
         values["PlanarConfiguration"] = 0
     container = stored.astype(f"{'i' if signed else 'u'}{bits_allocated // 8}")
     values["PixelData"] = pixel_data(container, bits, syntax)
+    dataset.update(elements.pop("extra", {}))
     for keyword, value in (values | elements).items():
         if value is not None:
             setattr(dataset, keyword, value)

@@ -10,14 +10,12 @@ from hypothesis.extra.numpy import arrays
 
 from fracjax.image.grayscale import (
     LookupTable,
-    full_range,
     gray_of_colour,
     is_gray,
     look_up,
     padding,
     rescale,
     stored_values,
-    value_range,
     window,
 )
 
@@ -126,22 +124,6 @@ def test_look_up_clamps_to_the_first_and_last_entry(x, first, count):
 def test_an_eight_bit_table_with_many_entries_does_not_wrap():
     table = LookupTable(0, (np.arange(1024) // 4).astype(np.uint8), 8)
     assert look_up(np.array([[0, 300, 1023]]), table).tolist() == [[0, 75, 255]]
-
-
-@given(values)
-def test_full_range_spans_zero_to_one(x):
-    shown = full_range(x, None)
-    low, high = value_range(x, None)
-    assert value_range(shown, None) == ((0, 1) if high > low else (0, 0))
-    order = np.argsort(x, axis=None)
-    assert (np.diff(shown.ravel()[order]) >= 0).all()
-
-
-def test_full_range_leaves_the_background_out():
-    x = np.array([[0, 100, 200]])
-    background = np.array([[True, False, False]])
-    assert full_range(x, background)[0, 1:].tolist() == [0, 1]
-    assert not full_range(x, np.ones((1, 3), bool)).any()
 
 
 def test_gray_of_colour():

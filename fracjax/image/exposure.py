@@ -1,0 +1,162 @@
+"""The exposed region of a radiograph, and whether a grey scale shows what is in it.
+
+Collimated and unexposed borders are black or white, and often no tag says where they are. They
+hold nothing to see, and must not decide how the rest is shown. All functions are of arrays.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fracjax.image.grayscale import Mask
+
+LOWEST, HIGHEST = 0.5, 99.5
+"""Percentiles of the exposed region that a percentile window shows as black and white."""
+
+NEAR = 0.04
+"""Part of the range of grey levels within which values are alike. The unexposed borders of real
+CR images vary by 3 %."""
+
+SMALLEST_FIELD = 0.001
+"""Part of the picture from which on an extreme area at its edge is no anatomy, but a border."""
+
+LEAST_CONTRAST = 0.1
+"""Part of the display's range that the exposed region must fill. None of the 3,228 radiographs of
+FracAtlas fills less than 0.33 (benchmarks/reading.py)."""
+
+MOST_CLIPPED = 0.75
+"""Part of the exposed region that may be shown all black or all white. Of those radiographs none
+has more than 0.20; but where air is noisy, it is left to the window to make it black, and of
+their whole area up to 0.66 is (benchmarks/reading.py)."""
+
+_SAMPLE_SIDE = 1024  # pixels: statistics are taken of every n-th pixel of a larger picture
+_ROUNDS = 16  # of peeling, so that no picture takes for ever
+
+
+def exposed_sample(values: NDArray[Any], background: Mask | None) -> NDArray[np.float32]:
+    """Sample the values of the exposed region.
+
+    Lines of one value are peeled off the picture's sides until none is left, then lines of nearly
+    one value; then areas at the remaining picture's edge that are nearly its darkest or brightest
+    are left out (a collimator that stands askew). A border of one value around a picture so leaves
+    its sample unchanged. Where nothing would be left, all that is no background is sampled.
+
+    Args:
+        values: Numbers (h, w).
+        background: bool (h, w) of pixels that are known to be no part of the picture, or ``None``.
+
+    Returns:
+        float32 (n,); empty where all is background.
+    """
+    values = values.astype(np.float32, copy=False)
+    whole = slice(0, values.shape[0]), slice(0, values.shape[1])
+    box = _peel(values, background, whole, 0.0)
+    sample = _picture_values(values, background, box)
+    if sample.size == 0:
+        return _picture_values(values, background, whole)
+    low, high = (float(level) for level in np.percentile(sample, (2, 98)))
+    inner = _peel(values, background, box, NEAR * (high - low))
+    coarse, picture = _coarse(values, background, inner)
+    if not picture.any():
+        return sample
+    low, high = (float(level) for level in np.percentile(coarse[picture], (0.1, 99.9)))
+    near = NEAR * (high - low)
+    exposed = picture
+    for extreme in (coarse <= low + near, coarse >= high - near):
+        exposed = exposed & ~_fields_at_edge(extreme & picture)
+    return coarse[exposed] if exposed.any() else coarse[picture]
+
+
+def percentile_range(sample: NDArray[np.float32]) -> tuple[float, float]:
+    """Find the values that a percentile window shows as black and white.
+
+    Args:
+        sample: Of :func:`exposed_sample`.
+
+    Returns:
+        The two values. Of percentiles that are equal the range of the sample takes the place;
+        where that is one value, or there is no sample, the two are equal.
+    """
+    if sample.size == 0:
+        return 0.0, 0.0
+    low, high = np.percentile(sample, (LOWEST, HIGHEST))
+    if low == high:
+        low, high = sample.min(), sample.max()
+    return float(low), float(high)
+
+
+def stretch(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    """Show numbers from ``low`` to ``high``, which is larger, as float32 in 0..1."""
+    shown = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.asarray(np.clip(shown, 0, 1, out=shown))
+
+
+def is_usable(shown: NDArray[np.float32]) -> bool:
+    """Tell whether a grey scale shows the exposed region, by its sample in 0..1 as shown."""
+    if shown.size == 0:
+        return False
+    low, high = np.percentile(shown, (LOWEST, HIGHEST))
+    half_a_level = 0.5 / 255
+    clipped = np.mean((shown < half_a_level) | (shown > 1 - half_a_level))
+    return bool(high - low >= LEAST_CONTRAST and clipped <= MOST_CLIPPED)
+
+
+Box = tuple[slice, slice]
+
+
+def _peel(values: NDArray[np.float32], background: Mask | None, box: Box, tolerance: float) -> Box:
+    """Peel off the sides of ``box`` all lines whose values, but for background, are alike."""
+    top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
+    for _ in range(_ROUNDS):
+        before = top, bottom, left, right
+        for axis in (1, 0):
+            picture = values[top:bottom, left:right]
+            if picture.size == 0:
+                return slice(0, 0), slice(0, 0)
+            where = True if background is None else ~background[top:bottom, left:right]
+            largest = picture.max(axis=axis, where=where, initial=-np.inf)
+            smallest = picture.min(axis=axis, where=where, initial=np.inf)
+            kept = np.flatnonzero(largest - smallest > tolerance)
+            first, last = (int(kept[0]), int(kept[-1]) + 1) if kept.size else (0, 0)
+            if axis == 1:
+                top, bottom = top + first, top + last
+            else:
+                left, right = left + first, left + last
+        if before == (top, bottom, left, right):
+            break
+    return slice(top, bottom), slice(left, right)
+
+
+def _coarse(
+    values: NDArray[np.float32], background: Mask | None, box: Box
+) -> tuple[NDArray[np.float32], Mask]:
+    """Take every n-th pixel of a box, and which of them are no background."""
+    picture = values[box]
+    step = max(1, -(-max(picture.shape) // _SAMPLE_SIDE))
+    coarse = picture[::step, ::step]
+    if background is None:
+        return coarse, np.ones(coarse.shape, bool)
+    return coarse, ~background[box][::step, ::step]
+
+
+def _picture_values(
+    values: NDArray[np.float32], background: Mask | None, box: Box
+) -> NDArray[np.float32]:
+    coarse, picture = _coarse(values, background, box)
+    return coarse[picture]
+
+
+def _fields_at_edge(mask: Mask) -> Mask:
+    """Those connected parts of a mask that reach its edge, and are not small."""
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8
+    )
+    at_edge = np.zeros(count, bool)
+    for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        at_edge[line] = True
+    large = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST_FIELD * mask.size
+    fields = at_edge & large
+    fields[0] = False  # label 0 is what the mask leaves out
+    return np.asarray(fields[labels])
