@@ -1,7 +1,8 @@
 """A model bundle: one directory with all that scoring needs, and nothing that can execute.
 
 ``bundle.json`` says what the model is, means and measured; ``weights.safetensors`` holds its
-arrays; ``CARD.md`` says the same for a person. ``docs/bundle.md`` describes the format.
+arrays and ``gate.safetensors`` those of its picture gate; ``CARD.md`` says the same for a person.
+``docs/bundle.md`` describes the format.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,18 @@ from safetensors.numpy import save as save_tensors
 from fracjax.configs import Config, Model, Preprocess, Target
 from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
-from fracjax.models import Network
+from fracjax.gate import UNFITTED, Gate
+from fracjax.gate import Facts as GateFacts
+from fracjax.models import FEATURES, Network
 
 FORMAT = "fracjax-bundle"
-VERSION = 1
+VERSION = 2
+UNGATED_VERSION = 1
+"""A version that had neither gate nor scope. :func:`fracjax.train.fit_gate` makes 2 of it."""
+
 MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
+GATE_NAME = "gate.safetensors"
 CARD_NAME = "CARD.md"
 
 HEADLINE = "auroc_study"
@@ -65,15 +73,20 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The contents of ``bundle.json``."""
+    """The contents of ``bundle.json``, but for its own digest.
+
+    ``scope`` are the terms of :class:`fracjax.image.anatomy.BodyPart` that the model is meant for.
+    """
 
     format: str
     version: int
     model_id: str
     target: Target
+    scope: tuple[str, ...]
     model: Model
     preprocess: Preprocess
     weights_sha256: str
+    gate: GateFacts
     training: Config
     provenance: Provenance
     figures: dict[str, Figure]
@@ -83,10 +96,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: its manifest, and its variables as float32 arrays by name."""
+    """A loaded bundle: its manifest, its variables as float32 arrays by name, and its gate."""
 
     manifest: Manifest
     variables: Arrays
+    gate: Gate
 
 
 def encode_weights(variables: Arrays) -> bytes:
@@ -97,7 +111,8 @@ def encode_weights(variables: Arrays) -> bytes:
     """
     stored = {}
     for name, value in sorted(variables.items()):
-        kept = value.astype(np.float16) if name.endswith("kernel") else value.astype(np.float32)
+        kind = np.float16 if name.endswith("kernel") else np.float32
+        kept = value.astype(kind, order="C")  # safetensors writes any other order as if it were C
         if not np.isfinite(kept).all():
             raise BundleError(
                 f"{name} has values that half precision cannot hold; "
@@ -113,15 +128,38 @@ def decode_weights(data: bytes) -> Arrays:
     Raises:
         BundleError: The bytes are no such file.
     """
-    try:
-        return {name: value.astype(np.float32) for name, value in load_tensors(data).items()}
-    except (SafetensorError, KeyError) as error:  # KeyError: a number format that NumPy lacks
-        raise BundleError(
-            f"{WEIGHTS_NAME} is not a safetensors file ({error}); copy the bundle again"
-        ) from error
+    return _decode(data, WEIGHTS_NAME)
 
 
-def write(directory: Path, manifest: Manifest, weights: bytes, card: str) -> None:
+def encode_gate(gate: Gate) -> bytes:
+    """Serialise a gate, in float32."""
+    return save_tensors(
+        {name: np.array(value, np.float32, order="C") for name, value in gate._asdict().items()}
+    )
+
+
+def decode_gate(data: bytes) -> Gate:
+    """Read what :func:`encode_gate` wrote.
+
+    Raises:
+        BundleError: The bytes are no such file, or no gate of our networks' features.
+    """
+    arrays = _decode(data, GATE_NAME)
+    count = len(arrays.get("variances", ()))
+    shapes = {
+        "mean": (FEATURES,),
+        "components": (count, FEATURES),
+        "variances": (count,),
+        "noise": (),
+        "normal": (FEATURES,),
+        "offset": (),
+    }
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        raise BundleError(f"{GATE_NAME} is no gate over {FEATURES} features; copy the bundle again")
+    return Gate(**arrays)
+
+
+def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card: str) -> None:
     """Write a bundle. It appears under its name whole or not at all.
 
     Raises:
@@ -135,7 +173,9 @@ def write(directory: Path, manifest: Manifest, weights: bytes, card: str) -> Non
     partial.mkdir(parents=True)
     try:
         (partial / WEIGHTS_NAME).write_bytes(weights)
-        text = json.dumps(asdict(manifest), indent=2) + "\n"
+        (partial / GATE_NAME).write_bytes(gate)
+        fields = asdict(manifest)
+        text = json.dumps(fields | {"sha256": _digest_of(fields)}, indent=2) + "\n"
         (partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
         partial.rename(directory)
@@ -153,19 +193,32 @@ def load(directory: Path = BUNDLED) -> Bundle:
     Raises:
         BundleError: It is missing, damaged, or of a version that this release does not know.
     """
-    if not (directory / MANIFEST_NAME).is_file() and (directory / "bundle").is_dir():
-        directory = directory / "bundle"
-    manifest = _read_manifest(directory)
-    try:
-        weights = (directory / WEIGHTS_NAME).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{directory / WEIGHTS_NAME} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(weights).hexdigest() != manifest.weights_sha256:
-        raise BundleError(
-            f"{directory / WEIGHTS_NAME} is not the file that {MANIFEST_NAME} describes "
-            "(sha256 differs); copy the bundle again"
-        )
-    return Bundle(manifest, decode_weights(weights))
+    directory = _find(directory)
+    path = directory / MANIFEST_NAME
+    manifest = _validated(path, _read_fields(path, (VERSION,)))
+    weights = _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
+    gate = _read_checked(directory / GATE_NAME, manifest.gate.sha256)
+    return Bundle(manifest, decode_weights(weights), decode_gate(gate))
+
+
+def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
+    """Read a bundle whose gate is to be fitted anew, or was never fitted.
+
+    Args:
+        directory: A bundle of this version or of ``UNGATED_VERSION``, or of a training run.
+
+    Returns:
+        Its manifest, with an unfitted gate and no scope; and the bytes of its weights.
+
+    Raises:
+        BundleError: As :func:`load`.
+    """
+    directory = _find(directory)
+    path = directory / MANIFEST_NAME
+    fields = _read_fields(path, (UNGATED_VERSION, VERSION))
+    gateless = {"gate": asdict(UNFITTED), "scope": (), "version": VERSION}
+    manifest = _validated(path, fields | gateless)
+    return manifest, _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
 
 
 def check_fit(bundle: Bundle, network: Network) -> None:
@@ -184,8 +237,43 @@ def check_fit(bundle: Bundle, network: Network) -> None:
             )
 
 
-def _read_manifest(directory: Path) -> Manifest:
-    path = directory / MANIFEST_NAME
+def _find(directory: Path) -> Path:
+    """Give the bundle in the working directory of a training run, or the directory itself."""
+    if not (directory / MANIFEST_NAME).is_file() and (directory / "bundle").is_dir():
+        return directory / "bundle"
+    return directory
+
+
+def _digest_of(fields: dict[str, Any]) -> str:
+    """Give the sha256 of a manifest's fields, however its file is laid out."""
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _decode(data: bytes, name: str) -> Arrays:
+    try:
+        return {key: value.astype(np.float32) for key, value in load_tensors(data).items()}
+    except (SafetensorError, KeyError) as error:  # KeyError: a number format that NumPy lacks
+        raise BundleError(
+            f"{name} is not a safetensors file ({error}); copy the bundle again"
+        ) from error
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}; copy it again") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(
+            f"{path} is not the file that {MANIFEST_NAME} describes (sha256 differs); "
+            "copy the bundle again"
+        )
+    return data
+
+
+def _read_fields(path: Path, versions: tuple[int, ...]) -> dict[str, Any]:
+    """Read ``bundle.json``, check that it is whole, and take its digest off."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -193,17 +281,29 @@ def _read_manifest(directory: Path) -> Manifest:
             f"{path} cannot be read: {error.strerror}; give the directory of a model bundle"
         ) from None
     try:
-        head = json.loads(text)
-        found = (head["format"], head["version"])
+        fields = json.loads(text)
+        name, version = fields["format"], fields["version"]
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{path} does not describe a bundle; copy the bundle again") from None
-    if found != (FORMAT, VERSION):
-        raise BundleError(
-            f"{path} is of format {found[0]!r}, version {found[1]!r}; this release reads "
-            f"{FORMAT!r}, version {VERSION}"
+    if name != FORMAT or version not in versions:
+        way_out = (
+            "; fracjax.train.fit_gate makes one of it"
+            if (name, version) == (FORMAT, UNGATED_VERSION)
+            else ""
         )
+        raise BundleError(
+            f"{path} is of format {name!r}, version {version!r}; this release reads "
+            f"{FORMAT!r}, version {VERSION}{way_out}"
+        )
+    sha256 = fields.pop("sha256", None)
+    if version != UNGATED_VERSION and sha256 != _digest_of(fields):
+        raise BundleError(f"{path} is damaged (its sha256 differs); copy the bundle again")
+    return dict(fields)
+
+
+def _validated(path: Path, fields: dict[str, Any]) -> Manifest:
     try:
-        manifest = TypeAdapter(Manifest).validate_json(text)
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(fields))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise BundleError(f"{path} is damaged at {where}; copy the bundle again") from None

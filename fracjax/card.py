@@ -34,7 +34,8 @@ LIMITS = {
 NOT_FOR = (
     "Diagnosis, or any decision about a patient: it has no clearance and no clinical validation.",
     "Leaving a study unread: a low score does not mean that there is no fracture.",
-    "Chest, spine, skull, dental films, CT, MR or photographs: it gives a number for anything.",
+    "Chest, spine, skull, dental films, CT, MR or photographs. The network gives a number for "
+    "anything; the gate below turns most of these away, not all.",
     "Reading the likelihood as a probability in your population: it is not calibrated, and "
     "training counted both classes alike.",
 )
@@ -48,6 +49,9 @@ def render_card(manifest: "Manifest") -> str:
     licences = "\n".join(f"- {licence}" for licence in provenance.licences)
     not_for = "\n".join(f"- {item}" for item in NOT_FOR)
     limits = "\n".join(f"- {item}" for item in LIMITS[training.data.name])
+    gate = manifest.gate
+    rejects = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_reject.items())
+    accepts = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_accept.items())
     return f"""# {manifest.model_id}
 
 **{NOTICE}**
@@ -84,6 +88,31 @@ groups.
 | figure | value |
 |---|---|
 {figures}
+
+## What it turns away
+
+For radiographs of {", ".join(part.replace("_", " ") for part in manifest.scope)}.
+
+A picture gets no score if its features (mean output of stage {gate.stage}) lie further than
+{gate.threshold:.3f} from those of {gate.images} pictures: the training images, as they are and
+changed by chance as in training, beside white borders; or if it looks like the negative of one.
+Unit: root mean square standard deviations. Method: {gate.method}.
+
+Of those pictures {100 * gate.quantile:g} % lie within, each measured by a gate that was fitted on
+other groups; but the network has learned from all of them. The figures above are of all images,
+those that the gate turns away included.
+
+| radiographs that are turned away, wrongly | part |
+|---|---|
+{rejects}
+
+| other pictures that are let through, wrongly | part |
+|---|---|
+{accepts}
+
+Intervals count images as independent. Method, stage and part were chosen with such pictures in
+view, so expect more errors elsewhere; `python benchmarks/gate.py NAME=FOLDER` measures your own. A
+picture that is let through need not be a radiograph, let alone one that the model reads well.
 
 ## Licences to carry along
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,10 @@ from fracjax.image.render import network_input
 
 BUILDERS = {"frac_atlas": "tfds_mura.frac_atlas", "mura": "tfds_mura.mura"}
 """Modules whose import registers a data set with TFDS."""
+
+
+Change = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+"""A change of an image's pixels (height, width)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,11 @@ class Radiographs(Sequence[Example]):
             truncated=bool(record["truncated"]),
             **text,
         )
+
+
+def unchanged(pixels: NDArray[np.uint8], _: np.random.Generator) -> NDArray[np.uint8]:
+    """Leave an image as it is."""
+    return pixels
 
 
 class Batch(TypedDict):
@@ -182,11 +191,24 @@ def train_batches(
 
 
 def inputs(
-    images: Sequence[Example], preprocess: Preprocess, *, batch_size: int
+    images: Sequence[Example],
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    change: Change = unchanged,
 ) -> Iterator[NDArray[np.float32]]:
-    """Give the images in their order as scoring sees them: (up to batch_size, size, size)."""
-    squares = grain.MapDataset.source(images).map(
-        lambda example: network_input(example.pixels(), preprocess)
+    """Give the images in their order as scoring sees them: (up to batch_size, size, size).
+
+    Args:
+        images: In the order that they are given in.
+        preprocess: The size of the square.
+        batch_size: Of all batches but the last.
+        change: Of each image's pixels, with a generator of the image's own, before anything else.
+    """
+    squares = (
+        grain.MapDataset.source(images)
+        .seed(0)
+        .random_map(lambda example, rng: network_input(change(example.pixels(), rng), preprocess))
     )
     yield from prefetched(squares.batch(batch_size))
 

@@ -1,4 +1,4 @@
-"""A bundle on a device: pictures in, likelihoods out."""
+"""A bundle on a device: pictures in; likelihoods out, and which of them may be believed."""
 
 import functools
 from dataclasses import dataclass
@@ -8,16 +8,35 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax import parallel, step
-from fracjax.bundle import BUNDLED, HEADLINE, Bundle, Manifest, check_fit
+from fracjax import gate, parallel, step
+from fracjax.bundle import BUNDLED, HEADLINE, Arrays, Bundle, Manifest, check_fit
 from fracjax.bundle import load as load_bundle
 from fracjax.card import MEANING
+from fracjax.configs import Preprocess
 from fracjax.errors import UsageError
-from fracjax.image import network_input, read_picture
-from fracjax.models import Network
+from fracjax.image import ReadPolicy, network_input, read_picture
+from fracjax.models import FEATURES, Network
 from fracjax.notice import NOTICE
 
 DEFAULT_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model says of n pictures.
+
+    Attributes:
+        likelihoods: float32 (n,) in 0..1, not calibrated, of what the model's target names. Of a
+            picture that is not familiar it means nothing.
+        distances: float32 (n,), in root mean square standard deviations of the training images'
+            features (:func:`fracjax.gate.distances`). The larger, the stranger.
+        familiar: bool (n,): whether the distance is within the bundle's threshold, and the picture
+            is no negative (:func:`fracjax.gate.are_negatives`).
+    """
+
+    likelihoods: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    familiar: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +44,92 @@ class Prediction:
     """The answer for one image.
 
     Attributes:
-        likelihood: 0..1, not calibrated, of what ``manifest.target`` names.
+        raw_likelihood: What the network puts out, 0..1, for any picture whatever.
+        distance: How strange the picture is, as in :class:`Scores`.
+        familiar: Whether the picture is like those that the model learned from.
         manifest: The model that gave it, with its figures.
         notes: What a reader of the score should know of the image, as stable codes.
     """
 
-    likelihood: float
+    raw_likelihood: float
+    distance: float
+    familiar: bool
     manifest: Manifest
     notes: tuple[str, ...]
 
+    @property
+    def likelihood(self) -> float | None:
+        """The likelihood, 0..1, not calibrated, of what ``manifest.target`` names.
+
+        ``None`` of a picture that is not familiar: of that, the model knows nothing.
+        """
+        return self.raw_likelihood if self.familiar else None
+
     def __str__(self) -> str:
-        lines = [
-            NOTICE,
-            f"{self.likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
-            f"{MEANING[self.manifest.target]}",
+        threshold = self.manifest.gate.threshold
+        lines = [NOTICE]
+        if self.familiar:
+            lines += [
+                f"{self.raw_likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
+                f"{MEANING[self.manifest.target]}"
+            ]
+        else:
+            lines += [
+                "no likelihood: the picture is unlike those that the model learned from"
+                + (
+                    f" (distance {self.distance:.2f}; familiar up to {threshold:.2f})"
+                    if self.distance > threshold
+                    else " (it looks like a negative: black and white exchanged)"
+                ),
+            ]
+        lines += [
             *(f"note: {note}" for note in self.notes),
             f"model {self.manifest.model_id}; on images it was not trained on:",
             f"  AUROC {self.manifest.figures[HEADLINE]}",
         ]
         return "\n".join(lines)
+
+
+class Forward:
+    """A network on all local devices, run in batches of one shape.
+
+    Attributes:
+        batch_size: Images given to the devices at once: as asked for, or a few more.
+    """
+
+    def __init__(
+        self, network: Network, preprocess: Preprocess, variables: Arrays, batch_size: int
+    ) -> None:
+        """Put a network on the devices.
+
+        Raises:
+            UsageError: ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"a batch of {batch_size} images cannot be scored; give 1 or more")
+        mesh = parallel.data_mesh()
+        # Batches are filled up anyway, so they may as well divide over the devices.
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._variables = jax.device_put(variables, parallel.replicated(mesh))
+        self._score = jax.jit(
+            functools.partial(step.score, network, preprocess),
+            in_shardings=(parallel.replicated(mesh), parallel.sharded(mesh)),
+        )
+
+    def __call__(
+        self, inputs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run any number of pictures (n, size, size); likelihoods (n,) and features (n, d)."""
+        likelihoods = np.empty(len(inputs), np.float32)
+        features = np.empty((len(inputs), FEATURES), np.float32)
+        for start in range(0, len(inputs), self.batch_size):
+            chunk = inputs[start : start + self.batch_size]
+            # One shape, so one compilation: the last batch is filled up with black pictures.
+            padding = ((0, self.batch_size - len(chunk)), (0, 0), (0, 0))
+            outputs = self._score(self._variables, np.pad(chunk, padding))
+            for rows, output in zip((likelihoods, features), outputs, strict=True):
+                rows[start : start + len(chunk)] = output[: len(chunk)]
+        return likelihoods, features
 
 
 class Scorer:
@@ -62,48 +148,40 @@ class Scorer:
             UsageError: ``batch_size`` is below 1.
         """
         self.manifest = bundle.manifest
-        if batch_size < 1:
-            raise UsageError(f"a batch of {batch_size} images cannot be scored; give 1 or more")
-        mesh = parallel.data_mesh()
-        # Batches are filled up anyway, so they may as well divide over the devices.
-        self.batch_size = -(-batch_size // mesh.size) * mesh.size
         network = Network(self.manifest.model)
         check_fit(bundle, network)
-        self._variables = jax.device_put(bundle.variables, parallel.replicated(mesh))
-        self._score = jax.jit(
-            functools.partial(step.score, network, self.manifest.preprocess),
-            in_shardings=(parallel.replicated(mesh), parallel.sharded(mesh)),
-        )
+        self._gate = bundle.gate
+        self._forward = Forward(network, self.manifest.preprocess, bundle.variables, batch_size)
+        self.batch_size = self._forward.batch_size
 
-    def score(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, inputs: NDArray[np.float32]) -> Scores:
         """Score any number of pictures.
 
         Args:
             inputs: (n, size, size) in 0..1, of :func:`fracjax.image.network_input`.
-
-        Returns:
-            (n,) likelihoods in 0..1.
         """
-        likelihoods = np.empty(len(inputs), np.float32)
-        for start in range(0, len(inputs), self.batch_size):
-            chunk = inputs[start : start + self.batch_size]
-            # One shape, so one compilation: the last batch is filled up with black pictures.
-            padding = ((0, self.batch_size - len(chunk)), (0, 0), (0, 0))
-            logits = self._score(self._variables, np.pad(chunk, padding))
-            likelihoods[start : start + len(chunk)] = jax.nn.sigmoid(logits)[: len(chunk)]
-        return likelihoods
+        likelihoods, features = self._forward(inputs)
+        distances = gate.distances(self._gate, features)
+        is_near = distances <= self.manifest.gate.threshold
+        return Scores(likelihoods, distances, is_near & ~gate.are_negatives(self._gate, features))
 
     def predict(self, path: Path | str) -> Prediction:
         """Read and score one image file.
 
         Raises:
-            Rejected: The file yields no picture.
+            Rejected: The file yields no picture, or one of a body part outside the model's scope.
             OSError: It cannot be read.
         """
-        picture = read_picture(Path(path).read_bytes())
-        square = network_input(picture.display, self.manifest.preprocess)
-        likelihood = self.score(square[np.newaxis])[0]
-        return Prediction(float(likelihood), self.manifest, picture.notes)
+        policy = ReadPolicy(body_parts=self.manifest.scope)
+        picture = read_picture(Path(path).read_bytes(), policy)
+        scores = self.score(network_input(picture.display, self.manifest.preprocess)[np.newaxis])
+        return Prediction(
+            float(scores.likelihoods[0]),
+            float(scores.distances[0]),
+            bool(scores.familiar[0]),
+            self.manifest,
+            picture.notes,
+        )
 
 
 def load(directory: Path | str = BUNDLED, *, batch_size: int = DEFAULT_BATCH_SIZE) -> Scorer:

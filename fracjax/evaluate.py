@@ -6,22 +6,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fracjax import data, metrics
-from fracjax.engine import Scorer
+from fracjax.engine import Scorer, Scores
 from fracjax.figure import Figure
 
 SMALLEST_CLASS = 10
 """Positives and negatives under which a subset gets no figure of its own."""
 
 
-def predict(scorer: Scorer, images: data.Radiographs) -> NDArray[np.float32]:
+def predict(
+    scorer: Scorer, images: Sequence[data.Example], change: data.Change = data.unchanged
+) -> Scores:
     """Score labelled images, exactly as any other image is scored.
 
+    Args:
+        scorer: Of the model.
+        images: Labelled images, with their bytes.
+        change: What to do to the pixels of each before that.
+
     Returns:
-        float32 (n,): the likelihood of a positive label, 0..1, in the order of ``images``.
+        In the order of ``images``.
     """
-    preprocess = scorer.manifest.preprocess
-    batches = data.inputs(images, preprocess, batch_size=scorer.batch_size)
-    return np.concatenate([scorer.score(batch) for batch in batches])
+    batches = data.inputs(
+        images, scorer.manifest.preprocess, batch_size=scorer.batch_size, change=change
+    )
+    scored = [scorer.score(batch) for batch in batches]
+    return Scores(
+        np.concatenate([scores.likelihoods for scores in scored]),
+        np.concatenate([scores.distances for scores in scored]),
+        np.concatenate([scores.familiar for scores in scored]),
+    )
 
 
 def figures(facts: Sequence[data.Example], likelihoods: NDArray[np.float32]) -> dict[str, Figure]:

@@ -40,9 +40,14 @@ def normalise(images: jax.Array, preprocess: Preprocess) -> jax.Array:
 
 def score(
     network: Network, preprocess: Preprocess, variables: Variables, images: jax.Array
-) -> jax.Array:
-    """Score pictures (batch, size, size) as :func:`normalise` takes them; logits (batch,)."""
-    return network.logits(variables, normalise(images, preprocess))[:, 0]
+) -> tuple[jax.Array, jax.Array]:
+    """Score pictures (batch, size, size) as :func:`normalise` takes them.
+
+    Returns:
+        Likelihoods (batch,) in 0..1, and features (batch, :data:`fracjax.models.FEATURES`).
+    """
+    logits, features = network.logits_and_features(variables, normalise(images, preprocess))
+    return jax.nn.sigmoid(logits[:, 0]), features
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

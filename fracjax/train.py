@@ -9,10 +9,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
-from fracjax import bundle, data, evaluate, initial, parallel, step
+from fracjax import bundle, data, evaluate, gate, initial, parallel, step
+from fracjax.augment import augment
 from fracjax.card import render_card
 from fracjax.configs import Config
-from fracjax.engine import Scorer
+from fracjax.engine import DEFAULT_BATCH_SIZE, Forward, Scorer, Scores
 from fracjax.errors import DataError, TrainingError, UsageError
+from fracjax.image.anatomy import SCOPES
 from fracjax.losses import balanced_class_weights
-from fracjax.models import Network
+from fracjax.models import FEATURE_STAGE, Network
 from fracjax.notice import NOTICE
 
 CHECKPOINTS_KEPT = 2
@@ -37,7 +40,7 @@ CLAIM_NAME = "config.json"
 """In a working directory: which run it belongs to."""
 
 PREDICTIONS_NAME = "valid_predictions.csv"
-"""In a working directory: the likelihood of each validation image."""
+"""In a working directory: likelihood and distance of each validation image."""
 
 LICENCES = {
     "frac_atlas": (
@@ -71,7 +74,8 @@ def fit(
     """Train as ``config`` says and write the bundle ``workdir/bundle``.
 
     A run that was interrupted goes on from its newest checkpoint. The model is the state after
-    the last step; the validation splits choose nothing, so their figures are fair.
+    the last step; the validation splits choose nothing, so their figures are fair. At the end the
+    gate is fitted, which takes three more passes over the training images.
 
     Args:
         config: The recipe.
@@ -121,6 +125,8 @@ def fit(
     labels = np.array([fact.label for fact in train_images.facts])
     if len(set(labels)) < 2:
         raise DataError("the training splits hold one class only; choose others")
+    if len({fact.group for fact in train_images.facts}) < 2:
+        raise DataError("the training splits hold one group only; choose more splits")
     if len({fact.label for fact in valid_images.facts}) < 2:
         raise DataError("the validation splits hold one class only; choose others")
     class_weights = balanced_class_weights(int((labels == 0).sum()), int(labels.sum()))
@@ -188,7 +194,7 @@ def fit(
                     checkpoints.save(index + 1, tuple(state))
                 clock = time.perf_counter()
 
-    # ---- The model as it will be stored, and its figures on images that chose nothing.
+    # ---- The model as it will be stored, its gate, and figures on images that chose nothing.
     weights = bundle.encode_weights(jax.device_get(state.variables))
     digest = hashlib.sha256(weights).hexdigest()
     learned = (f"{config.data.name}:{split}" for split in config.data.train)
@@ -197,9 +203,11 @@ def fit(
         version=bundle.VERSION,
         model_id=f"{config.name}-{digest[:12]}",
         target=train_images[0].target,
+        scope=(),
         model=config.model,
         preprocess=config.preprocess,
         weights_sha256=digest,
+        gate=gate.UNFITTED,
         training=config,
         provenance=bundle.Provenance(
             dataset=f"{train_images.name}/{train_images.version}",
@@ -215,14 +223,120 @@ def fit(
         software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
         created=datetime.now(UTC).date().isoformat(),
     )
-    stored = bundle.Bundle(unmeasured, bundle.decode_weights(weights))
-    likelihoods = evaluate.predict(Scorer(stored), valid_images)
-    manifest = dataclasses.replace(
-        unmeasured, figures=evaluate.figures(valid_images.facts, likelihoods)
-    )
-    _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid_images.facts, likelihoods)
-    bundle.write(workdir / "bundle", manifest, weights, render_card(manifest))
+    gated, scores = _fit_gate(unmeasured, weights, train_images, valid_images)
+    figures = evaluate.figures(valid_images.facts, scores.likelihoods)
+    manifest = dataclasses.replace(gated.manifest, figures=figures)
+    _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid_images.facts, scores)
+    encoded = bundle.encode_gate(gated.gate)
+    bundle.write(workdir / "bundle", manifest, weights, encoded, render_card(manifest))
     return manifest
+
+
+def fit_gate(
+    source: Path,
+    directory: Path,
+    *,
+    data_dir: Path,
+    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> bundle.Manifest:
+    """Fit the gate of a bundle anew, as training does at its end, and write a bundle of it.
+
+    This takes three passes over the training images and three over the validation images.
+
+    Args:
+        source: A bundle, which may be of the version that had no gate. It is left as it is.
+        directory: The new bundle: the same weights and figures, with a new gate.
+        data_dir: Where :func:`fracjax.data.prepare` put the data set of the bundle.
+        outside: By name, network inputs (n, size, size) that are none of the model's business;
+            how many of them are let through becomes part of the manifest.
+
+    Returns:
+        The manifest of the new bundle.
+
+    Raises:
+        BundleError: ``source`` is missing, damaged or of an unknown version; or ``directory``
+            exists.
+        DataError: The data set is missing, or is not the one that the bundle was trained on.
+    """
+    ungated, weights = bundle.read_without_gate(source)
+    splits = ungated.training.data
+    train_images = data.load(splits.name, splits.train, data_dir)
+    valid_images = data.load(splits.name, splits.valid, data_dir)
+    if len(train_images) != ungated.provenance.train_images:
+        raise DataError(
+            f"{data_dir} holds {len(train_images)} training images, and {ungated.model_id} was "
+            f"trained on {ungated.provenance.train_images}; give the data set that it came from"
+        )
+    gated, _ = _fit_gate(ungated, weights, train_images, valid_images, outside)
+    encoded = bundle.encode_gate(gated.gate)
+    bundle.write(directory, gated.manifest, weights, encoded, render_card(gated.manifest))
+    return gated.manifest
+
+
+def _fit_gate(
+    ungated: bundle.Manifest,
+    weights: bytes,
+    train_images: data.Radiographs,
+    valid_images: data.Radiographs,
+    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> tuple[bundle.Bundle, Scores]:
+    """Fit a gate to the training images, and measure it on others.
+
+    Each training image counts twice: as it is, and beside white borders and with the random changes
+    of training, since exports hold such pictures too. A third pass shows negatives.
+
+    Returns:
+        The bundle with its gate, and the scores of the validation images.
+    """
+    variables = bundle.decode_weights(weights)
+    preprocess, batch_size = ungated.preprocess, DEFAULT_BATCH_SIZE
+    forward = Forward(Network(ungated.model), preprocess, variables, batch_size)
+    inputs = functools.partial(data.inputs, train_images, preprocess, batch_size=batch_size)
+    as_they_are = [forward(batch)[1] for batch in inputs()]
+    augmented = jax.jit(functools.partial(augment, config=ungated.training.augment))
+    key = jax.random.key(ungated.training.seed)
+    changed = [
+        forward(np.asarray(augmented(jnp.asarray(batch), jax.random.fold_in(key, index))))[1]
+        for index, batch in enumerate(inputs(change=gate.with_border))
+    ]
+    negatives = [forward(batch)[1] for batch in inputs(change=gate.inverted_with_border)]
+    rows = np.concatenate([*as_they_are, *changed])
+    groups = [fact.group for fact in train_images.facts]
+    try:
+        fitted = gate.fit(rows, np.concatenate(negatives))
+        held_out = gate.held_out_distances(rows, [*groups, *groups])
+    except ValueError as error:
+        raise DataError(f"no gate can be fitted ({error}); train on more images") from None
+    facts = gate.Facts(
+        method=gate.METHOD,
+        stage=FEATURE_STAGE,
+        quantile=gate.QUANTILE,
+        threshold=float(np.quantile(held_out, gate.QUANTILE)),
+        images=len(rows),
+        sha256=hashlib.sha256(bundle.encode_gate(fitted)).hexdigest(),
+        false_reject={},
+        false_accept={},
+    )
+    scope = tuple(sorted(SCOPES[ungated.training.data.name]))
+    gated = bundle.Bundle(dataclasses.replace(ungated, scope=scope, gate=facts), variables, fitted)
+
+    scorer = Scorer(gated)
+    scores = evaluate.predict(scorer, valid_images)
+    bordered_scores = evaluate.predict(scorer, valid_images, gate.with_border)
+    inverted_scores = evaluate.predict(scorer, valid_images, gate.inverted)
+    measured = dataclasses.replace(
+        facts,
+        false_reject={
+            "validation": gate.rate(~scores.familiar),
+            "validation, with white borders": gate.rate(~bordered_scores.familiar),
+        },
+        false_accept={
+            "validation, inverted": gate.rate(inverted_scores.familiar),
+            **{name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()},
+        },
+    )
+    manifest = dataclasses.replace(gated.manifest, gate=measured)
+    return dataclasses.replace(gated, manifest=manifest), scores
 
 
 def _check_claim(path: Path, claim: str) -> None:
@@ -238,17 +352,22 @@ def _write_predictions(
     path: Path,
     manifest: bundle.Manifest,
     facts: Sequence[data.Example],
-    likelihoods: NDArray[np.float32],
+    scores: Scores,
 ) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(
-            ["source", "study_id", "group", "label", "likelihood", "target", "model_id", "notice"]
+            [
+                *("source", "study_id", "group", "label", "likelihood", "distance", "familiar"),
+                *("target", "model_id", "notice"),
+            ]
         )
-        for fact, likelihood in zip(facts, likelihoods, strict=True):
+        for fact, likelihood, distance, familiar in zip(
+            facts, scores.likelihoods, scores.distances, scores.familiar, strict=True
+        ):
             rows.writerow(
                 [
-                    *(fact.source, fact.study_id, fact.group, fact.label, likelihood),
-                    *(manifest.target, manifest.model_id, NOTICE),
+                    *(fact.source, fact.study_id, fact.group, fact.label),
+                    *(likelihood, distance, familiar, manifest.target, manifest.model_id, NOTICE),
                 ]
             )

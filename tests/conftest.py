@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from fracjax import bundle
+from fracjax import bundle, gate
 from fracjax.card import render_card
 from fracjax.configs import Augment, Config, Model, Optimizer, Preprocess
 from fracjax.figure import Figure
-from fracjax.models import Network
+from fracjax.models import FEATURE_STAGE, FEATURES, Network
 
 REPOSITORY = Path(__file__).parents[1]
 ARCHIVES = {
@@ -97,20 +98,39 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def tiny_manifest():
+def tiny_gate():
+    """A gate that was fitted on noise, and takes no picture for a negative."""
+    features = np.random.default_rng(0).normal(0, 1, (300, FEATURES)).astype(np.float32)
+    return gate.fit(features, features)._replace(offset=np.float32(-1e9))
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tiny_gate):
     """Make the manifest of a resnet14 at 64 px for given weights."""
 
     def make(weights):
         digest = hashlib.sha256(weights).hexdigest()
+        gate_digest = hashlib.sha256(bundle.encode_gate(tiny_gate)).hexdigest()
         config = Config(name="tiny", preprocess=Preprocess(image_size=64), model=Model("resnet14"))
         return bundle.Manifest(
             format=bundle.FORMAT,
             version=bundle.VERSION,
             model_id=f"tiny-{digest[:12]}",
             target="fracture",
+            scope=("hand", "leg"),
             model=config.model,
             preprocess=config.preprocess,
             weights_sha256=digest,
+            gate=gate.Facts(
+                method=gate.METHOD,
+                stage=FEATURE_STAGE,
+                quantile=gate.QUANTILE,
+                threshold=1e6,
+                images=300,
+                sha256=gate_digest,
+                false_reject={"validation": gate.rate(np.arange(4) < 1)},
+                false_accept={},
+            ),
             training=config,
             provenance=bundle.Provenance("frac_atlas/1.0.0", (), 18, 8, 11, "", ("none",), ""),
             figures={"auroc_study": Figure(0.5, 0.25, 0.75, n=4, positives=2, groups=3)},
@@ -129,10 +149,11 @@ def tiny_variables():
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory, tiny_manifest, tiny_variables):
-    """A bundle with random weights: resnet14 at 64 px, for fracture. Copy it to change it."""
+def tiny_bundle(tmp_path_factory, tiny_manifest, tiny_variables, tiny_gate):
+    """A bundle with random weights: resnet14 at 64 px, for fracture; its gate lets all pass."""
     directory = tmp_path_factory.mktemp("bundles") / "tiny"
     weights = bundle.encode_weights(tiny_variables)
     manifest = tiny_manifest(weights)
-    bundle.write(directory, manifest, weights, render_card(manifest))
+    encoded = bundle.encode_gate(tiny_gate)
+    bundle.write(directory, manifest, weights, encoded, render_card(manifest))
     return directory

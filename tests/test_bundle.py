@@ -12,8 +12,9 @@ import pytest
 import fracjax as fj
 from fracjax import bundle
 from fracjax.errors import BundleError
+from fracjax.gate import UNFITTED
 
-WEIGHTS, MANIFEST = bundle.WEIGHTS_NAME, bundle.MANIFEST_NAME
+WEIGHTS, GATE, MANIFEST = bundle.WEIGHTS_NAME, bundle.GATE_NAME, bundle.MANIFEST_NAME
 
 
 @pytest.fixture
@@ -32,9 +33,16 @@ def refusal(directory, action=bundle.load):
     return message
 
 
+def rewrite(directory, fields):
+    """Write a manifest whose digest is right."""
+    fields.pop("sha256", None)
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+    (directory / MANIFEST).write_text(json.dumps(fields | {"sha256": sha256}))
+
+
 def edit(directory, **fields):
-    path = directory / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    rewrite(directory, json.loads((directory / MANIFEST).read_text()) | fields)
 
 
 def replace_weights(directory, data):
@@ -43,10 +51,17 @@ def replace_weights(directory, data):
     edit(directory, weights_sha256=hashlib.sha256(data).hexdigest())
 
 
+def replace_gate(directory, data):
+    """Put in another gate, with a manifest that agrees."""
+    (directory / GATE).write_bytes(data)
+    gate = json.loads((directory / MANIFEST).read_text())["gate"]
+    edit(directory, gate=gate | {"sha256": hashlib.sha256(data).hexdigest()})
+
+
 # Round trip
 
 
-def test_what_is_written_comes_back(tiny_bundle, tiny_manifest, tiny_variables):
+def test_what_is_written_comes_back(tiny_bundle, tiny_manifest, tiny_variables, tiny_gate):
     loaded = bundle.load(tiny_bundle)
     weights = (tiny_bundle / WEIGHTS).read_bytes()
     assert loaded.manifest == tiny_manifest(weights)
@@ -55,14 +70,19 @@ def test_what_is_written_comes_back(tiny_bundle, tiny_manifest, tiny_variables):
         assert value.dtype == np.float32
         tolerance = 2**-11 if name.endswith("kernel") else 0  # half precision
         np.testing.assert_allclose(value, tiny_variables[name], rtol=tolerance, atol=1e-7)
-    assert {path.name for path in tiny_bundle.iterdir()} == {WEIGHTS, MANIFEST, bundle.CARD_NAME}
+    for stored, array in zip(loaded.gate, tiny_gate, strict=True):
+        assert stored.dtype == np.float32
+        np.testing.assert_array_equal(stored, array)
+    names = {path.name for path in tiny_bundle.iterdir()}
+    assert names == {WEIGHTS, GATE, MANIFEST, bundle.CARD_NAME}
 
 
 def test_the_card_says_what_the_bundle_is(tiny_bundle):
     manifest = bundle.load(tiny_bundle).manifest
     card = (tiny_bundle / bundle.CARD_NAME).read_text()
     assert "Not a medical device" in card
-    for fact in (manifest.model_id, manifest.weights_sha256, str(manifest.figures["auroc_study"])):
+    figures = (manifest.figures["auroc_study"], manifest.gate.false_reject["validation"])
+    for fact in (manifest.model_id, manifest.weights_sha256, *map(str, figures), "hand, leg"):
         assert fact in card
 
 
@@ -71,6 +91,14 @@ def test_kernels_are_stored_in_half_precision_and_nothing_else(tiny_variables):
     rest = sum(value.size for value in tiny_variables.values()) - kernels
     size = len(bundle.encode_weights(tiny_variables))
     assert 0 < size - (2 * kernels + 4 * rest) < 20_000  # the header
+
+
+def test_the_order_of_an_array_in_memory_changes_nothing():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    variables = {"a/kernel": np.asfortranarray(array), "a/bias": array.T}
+    stored = bundle.decode_weights(bundle.encode_weights(variables))
+    for name, value in variables.items():
+        np.testing.assert_array_equal(stored[name], value)
 
 
 def test_storing_twice_changes_nothing(tiny_variables):
@@ -99,10 +127,15 @@ def test_the_directory_of_a_run_stands_for_its_bundle(tiny_bundle, tmp_path):
 def test_a_bundle_scores(tiny_bundle):
     scorer = fj.load(tiny_bundle, batch_size=2)
     pictures = np.random.default_rng(0).random((3, 64, 64), np.float32)
-    likelihoods = scorer.score(pictures)
-    assert likelihoods.shape == (3,)
-    assert ((likelihoods > 0) & (likelihoods < 1)).all()
-    np.testing.assert_allclose(likelihoods[2:], scorer.score(pictures[2:]), rtol=1e-5)
+    scores = scorer.score(pictures)
+    for array, kind in (
+        (scores.likelihoods, np.float32),
+        (scores.distances, np.float32),
+        (scores.familiar, np.bool_),
+    ):
+        assert array.shape == (3,)
+        assert array.dtype == kind
+    assert ((scores.likelihoods > 0) & (scores.likelihoods < 1)).all()
 
 
 # Writing
@@ -111,19 +144,20 @@ def test_a_bundle_scores(tiny_bundle):
 def test_nothing_is_overwritten(tiny_bundle, tiny_manifest):
     before = (tiny_bundle / WEIGHTS).read_bytes()
     with pytest.raises(BundleError, match="exists already"):
-        bundle.write(tiny_bundle, tiny_manifest(b"other"), b"other", "card")
+        bundle.write(tiny_bundle, tiny_manifest(b"other"), b"other", b"gate", "card")
     assert (tiny_bundle / WEIGHTS).read_bytes() == before
 
 
 def test_a_write_that_is_interrupted_leaves_no_bundle(copy, tiny_manifest, tmp_path, monkeypatch):
     weights = (copy / WEIGHTS).read_bytes()
+    gate = (copy / GATE).read_bytes()
     manifest = tiny_manifest(weights)
     with monkeypatch.context() as patch:
         patch.setattr(bundle, "CARD_NAME", "no/such/folder/CARD.md")
         with pytest.raises(FileNotFoundError):
-            bundle.write(tmp_path / "new", manifest, weights, "card")
+            bundle.write(tmp_path / "new", manifest, weights, gate, "card")
     assert not (tmp_path / "new").exists()
-    bundle.write(tmp_path / "new", manifest, weights, "card")  # in a process of the same id
+    bundle.write(tmp_path / "new", manifest, weights, gate, "card")  # in a process of the same id
     assert bundle.load(tmp_path / "new").manifest == manifest
 
 
@@ -134,18 +168,45 @@ def test_a_missing_directory(tmp_path):
     assert str(tmp_path / "absent") in refusal(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, GATE, MANIFEST])
 def test_a_missing_file(name, copy):
     (copy / name).unlink()
     assert name in refusal(copy)
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
-def test_a_flipped_bit_in_the_weights(place, copy):
-    data = bytearray((copy / WEIGHTS).read_bytes())
+@pytest.mark.parametrize("name", [WEIGHTS, GATE])
+def test_a_flipped_bit_in_the_arrays(name, place, copy):
+    data = bytearray((copy / name).read_bytes())
     data[place] ^= 1
-    (copy / WEIGHTS).write_bytes(data)
-    assert "sha256" in refusal(copy)
+    (copy / name).write_bytes(data)
+    message = refusal(copy)
+    assert name in message
+    assert "sha256" in message
+
+
+def test_the_gate_of_another_bundle(copy, tiny_gate):
+    other = tiny_gate._replace(mean=tiny_gate.mean + 1)
+    (copy / GATE).write_bytes(bundle.encode_gate(other))
+    assert GATE in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("0.75", "0.95"), ('"fracture"', '"abnormality"'), ("1000000.0", "2000000.0")],
+    ids=["figure", "target", "threshold"],
+)
+def test_a_manifest_that_was_edited(old, new, copy):
+    text = (copy / MANIFEST).read_text()
+    assert old in text
+    (copy / MANIFEST).write_text(text.replace(old, new))
+    assert "sha256 differs" in refusal(copy)
+
+
+def test_a_manifest_that_was_laid_out_anew(copy):
+    text = (copy / MANIFEST).read_text()
+    (copy / MANIFEST).write_text(json.dumps(json.loads(text), sort_keys=True))
+    assert bundle.load(copy).manifest
 
 
 def test_truncated_weights(copy):
@@ -173,13 +234,29 @@ def test_a_manifest_that_is_not_text(copy):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"format": "other"}, {"version": 2}, {"version": "1"}, {"version": None}], ids=str
+    "fields", [{"format": "other"}, {"version": 3}, {"version": "2"}, {"version": None}], ids=str
 )
 def test_another_format_or_version(fields, copy):
     edit(copy, **fields)
     message = refusal(copy)
     assert repr(next(iter(fields.values()))) in message
+    assert "version 2" in message
+
+
+def test_a_version_that_had_no_gate_says_how_to_get_one(copy):
+    fields = json.loads((copy / MANIFEST).read_text())
+    for name in ("gate", "scope", "sha256"):
+        del fields[name]
+    (copy / MANIFEST).write_text(json.dumps(fields | {"version": 1}))
+    (copy / GATE).unlink()
+    message = refusal(copy)
     assert "version 1" in message
+    assert "fracjax.train.fit_gate" in message
+    manifest, weights = bundle.read_without_gate(copy)
+    assert manifest.gate == UNFITTED
+    assert weights == (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes(weights[:-1])
+    assert "sha256" in refusal(copy, action=bundle.read_without_gate)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +270,8 @@ def test_another_format_or_version(fields, copy):
         {"preprocess": {"image_size": 64, "channel_mean": [1, 2]}},
         {"weights_sha256": None},
         {"figures": {"auroc_study": 0.9}},
+        {"gate": {"threshold": 1.0}},
+        {"scope": "hand"},
     ],
     ids=str,
 )
@@ -201,11 +280,13 @@ def test_a_field_that_does_not_fit(fields, copy):
     assert "is damaged" in refusal(copy)
 
 
-@pytest.mark.parametrize("field", ["target", "preprocess", "weights_sha256", "figures"])
+@pytest.mark.parametrize(
+    "field", ["target", "preprocess", "weights_sha256", "figures", "gate", "scope"]
+)
 def test_a_missing_field(field, copy):
     manifest = json.loads((copy / MANIFEST).read_text())
     del manifest[field]
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    rewrite(copy, manifest)
     assert "is damaged" in refusal(copy)
 
 
@@ -223,6 +304,29 @@ def test_weights_of_another_network_do_not_become_a_scorer(change, copy, tiny_va
     replace_weights(copy, bundle.encode_weights(changed))
     message = refusal(copy, action=fj.load)
     assert any(name in message for name in ("head/kernel", "head/more", "stages/0/0/norm1/var"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gate: gate._replace(mean=gate.mean[:-1]),
+        lambda gate: gate._replace(variances=gate.variances[:-1]),
+        lambda gate: gate._replace(components=gate.components[:, :-1]),
+        lambda gate: gate._replace(noise=gate.variances),
+        lambda gate: gate._replace(normal=gate.normal[:-1]),
+    ],
+    ids=["mean", "variances", "components", "noise", "normal"],
+)
+def test_a_gate_over_other_features_is_refused(change, copy, tiny_gate):
+    replace_gate(copy, bundle.encode_gate(change(tiny_gate)))
+    assert "is no gate over" in refusal(copy)
+
+
+def test_arrays_that_are_no_gate_are_refused(copy, tiny_variables):
+    replace_gate(copy, bundle.encode_weights({"mean": tiny_variables["head/bias"]}))
+    assert "is no gate over" in refusal(copy)
+    replace_gate(copy, b"")
+    assert "not a safetensors file" in refusal(copy)
 
 
 def test_another_architecture_does_not_become_a_scorer(tiny_bundle):

@@ -1,6 +1,6 @@
 """The commands ``predict``, ``prepare`` and ``train``: what they print, and what they refuse."""
 
-import shutil
+import dataclasses
 
 import numpy as np
 import pytest
@@ -69,9 +69,9 @@ def test_predict_refuses(what, fracjax, tiny_bundle, tmp_path):
 def test_predict_refuses_a_bundle_without_its_headline_figure(
     fracjax, image, tiny_bundle, tmp_path
 ):
-    shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    manifest = tmp_path / "bundle" / bundle.MANIFEST_NAME
-    manifest.write_text(manifest.read_text().replace(bundle.HEADLINE, "accuracy"))
+    manifest = dataclasses.replace(bundle.load(tiny_bundle).manifest, figures={})
+    weights, gate = (tiny_bundle / name for name in (bundle.WEIGHTS_NAME, bundle.GATE_NAME))
+    bundle.write(tmp_path / "bundle", manifest, weights.read_bytes(), gate.read_bytes(), "card")
     assert bundle.HEADLINE in refused(fracjax("predict", image, "--bundle", tmp_path / "bundle"))
 
 

@@ -1,5 +1,7 @@
 """One picture has one score, however it comes in; and the model that ships is what it says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,11 +27,14 @@ def shipped():
 def test_evaluation_measures_what_scoring_does(scorer, data_dir, tmp_path):
     images = data.load("frac_atlas", ["fold_0", "fold_1"], data_dir)
     evaluated = evaluate.predict(scorer, images)
-    assert np.ptp(evaluated) > 1e-3, "the scores do not differ, so nothing is compared"
-    for example, likelihood in zip(images, evaluated, strict=True):
+    assert np.ptp(evaluated.likelihoods) > 1e-3, "the scores do not differ, so nothing is compared"
+    for index, example in enumerate(images):
         path = tmp_path / "image"
         path.write_bytes(example.encoded)
-        assert scorer.predict(path).likelihood == pytest.approx(likelihood, abs=1e-6)
+        predicted = scorer.predict(path)
+        assert predicted.likelihood == pytest.approx(evaluated.likelihoods[index], abs=1e-6)
+        assert predicted.distance == pytest.approx(evaluated.distances[index], rel=1e-4)
+        assert predicted.familiar == evaluated.familiar[index]
 
 
 def test_a_plain_image_and_a_dicom_of_it_score_alike(scorer, tmp_path):
@@ -43,9 +48,47 @@ def test_a_plain_image_and_a_dicom_of_it_score_alike(scorer, tmp_path):
 def test_the_last_batch_scores_as_a_full_one(scorer):
     inputs = np.random.default_rng(1).random((7, 64, 64), np.float32)
     whole = scorer.score(inputs)
-    alone = np.concatenate([scorer.score(inputs[i : i + 1]) for i in range(len(inputs))])
-    np.testing.assert_allclose(whole, alone, atol=1e-6)
-    assert scorer.score(inputs[:0]).shape == (0,)
+    alone = [scorer.score(inputs[i : i + 1]) for i in range(len(inputs))]
+    for name, tolerance in (("likelihoods", 1e-6), ("distances", 1e-4), ("familiar", 0)):
+        one_by_one = np.concatenate([getattr(scores, name) for scores in alone])
+        np.testing.assert_allclose(getattr(whole, name), one_by_one, rtol=tolerance, atol=1e-6)
+        assert getattr(scorer.score(inputs[:0]), name).shape == (0,)
+
+
+def test_an_unfamiliar_picture_shows_no_likelihood(tiny_bundle, tmp_path):
+    pixels = np.random.default_rng(0).integers(20, 200, (90, 70), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    loaded = bundle.load(tiny_bundle)
+    known = Scorer(loaded, batch_size=1).predict(tmp_path / "picture.png")
+    assert known.familiar
+    assert known.likelihood == known.raw_likelihood
+    assert f"{known.raw_likelihood:.3f}  likelihood" in str(known)
+
+    near = replace(loaded.manifest.gate, threshold=known.distance * 0.99)
+    strict = replace(loaded, manifest=replace(loaded.manifest, gate=near))
+    negative = replace(loaded, gate=loaded.gate._replace(offset=np.float32(1e9)))
+    for changed, why in ((strict, "familiar up to"), (negative, "negative")):
+        strange = Scorer(changed, batch_size=1).predict(tmp_path / "picture.png")
+        assert not strange.familiar
+        assert strange.likelihood is None
+        assert strange.raw_likelihood == pytest.approx(known.raw_likelihood, abs=1e-6)
+        assert strange.distance == pytest.approx(known.distance, rel=1e-4)
+        assert "unlike those that the model learned from" in str(strange)
+        assert why in str(strange)
+        assert f"{strange.raw_likelihood:.3f}" not in str(strange)
+        assert "Research use only" in str(strange)
+
+
+def test_a_body_part_outside_the_scope_is_no_picture(scorer, tmp_path):
+    pixels = np.random.default_rng(0).integers(20, 200, (90, 70), np.uint32)
+    for part, expected in (("HAND", None), ("CHEST", fracjax.image.Reason.OUT_OF_SCOPE)):
+        (tmp_path / "dicom").write_bytes(dicom_bytes(pixels, bits=8, BodyPartExamined=part))
+        if expected is None:
+            assert scorer.predict(tmp_path / "dicom").likelihood > 0
+        else:
+            with pytest.raises(fracjax.image.Rejected) as rejected:
+                scorer.predict(tmp_path / "dicom")
+            assert rejected.value.reason == expected
 
 
 def test_the_model_that_ships_names_its_target_and_its_measure(shipped):
@@ -77,11 +120,14 @@ def test_the_model_that_ships_reaches_its_figures(shipped, shared, tmp_path_fact
     figure = shipped.manifest.figures["auroc_study"]
     # A fifth of the cases: the interval of all of them, and as much again, leaves room.
     slack = figure.high - figure.low
-    assert abs(roc_auc_score(labels, shipped.score(np.stack(inputs))) - figure.value) < slack
+    scores = shipped.score(np.stack(inputs))
+    assert abs(roc_auc_score(labels, scores.likelihoods) - figure.value) < slack
+    rate = shipped.manifest.gate.false_reject["validation"]
+    assert np.mean(~scores.familiar) <= rate.high + 0.01
 
 
 def test_a_bundle_of_another_network_is_refused(tiny_bundle):
     loaded = bundle.load(tiny_bundle)
     missing = {name: value for name, value in loaded.variables.items() if name != "head/bias"}
     with pytest.raises(fracjax.errors.BundleError, match="head/bias"):
-        Scorer(bundle.Bundle(loaded.manifest, missing))
+        Scorer(replace(loaded, variables=missing))

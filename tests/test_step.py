@@ -12,7 +12,7 @@ import pytest
 
 from fracjax import step
 from fracjax.configs import Augment, Config, Model, Optimizer, Preprocess
-from fracjax.models import Network
+from fracjax.models import FEATURES, Network
 
 NO_AUGMENT = Augment(rotation=0, scale=0, shift=0, flip=0, contrast=0, gamma=0)
 
@@ -89,14 +89,17 @@ def test_each_channel_loses_its_own_mean():
     np.testing.assert_array_equal(white[0, 0, 0], [254, 235, -45])
 
 
-def test_score_is_one_logit_a_picture(tiny_variables):
+def test_score_is_one_likelihood_and_one_row_of_features_a_picture(tiny_variables):
     network = Network(CONFIG.model)
     score = functools.partial(step.score, network, CONFIG.preprocess, tiny_variables)
     images = learnable_batch(4)["image"]
-    logits = score(jnp.asarray(images))
-    assert logits.shape == (4,)
-    np.testing.assert_allclose(logits, score(jnp.asarray(images / np.float32(255))), rtol=1e-3)
-    assert len(set(np.asarray(logits).round(6).tolist())) == 4
+    likelihoods, features = score(jnp.asarray(images))
+    assert likelihoods.shape == (4,)
+    assert features.shape == (4, FEATURES)
+    assert ((likelihoods > 0) & (likelihoods < 1)).all()
+    for one, other in zip((likelihoods, features), score(images / np.float32(255)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    assert len(set(np.asarray(likelihoods).round(6).tolist())) == 4
 
 
 # Optimizer
@@ -155,7 +158,7 @@ import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, "tests")
 from fracjax import parallel, step
-from fracjax.models import Network
+from fracjax.models import FEATURES, Network
 from test_step import DEVICES_CONFIG as config, learnable_batch
 
 def curve(mesh):

@@ -2,14 +2,16 @@
 
 import csv
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 import fracjax as fj
-from fracjax import bundle, metrics, train
+from fracjax import bundle, evaluate, gate, metrics, train
 from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
+from fracjax.image.anatomy import SCOPES
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +60,8 @@ def test_a_run_writes_a_bundle_that_scores(finished, tiny_config):
     assert manifest.provenance.initial_weights == ""
     assert any("CC BY 4.0" in licence for licence in manifest.provenance.licences)
     assert manifest.model_id in (workdir / "bundle" / bundle.CARD_NAME).read_text()
-    assert 0 < fj.load(workdir, batch_size=1).score(np.full((1, 32, 32), 0.5, np.float32))[0] < 1
+    scores = fj.load(workdir, batch_size=1).score(np.full((1, 32, 32), 0.5, np.float32))
+    assert 0 < scores.likelihoods[0] < 1
 
 
 def test_figures_have_their_cases_and_agree_with_the_predictions(finished, data_dir):
@@ -87,7 +90,67 @@ def test_figures_are_those_of_the_bundle_as_stored(finished, data_dir):
     squares = [fj.image.network_input(ex.pixels(), scorer.manifest.preprocess) for ex in valid]
     with (workdir / "valid_predictions.csv").open(newline="") as file:
         predicted = [float(row["likelihood"]) for row in csv.DictReader(file)]
-    np.testing.assert_allclose(scorer.score(np.stack(squares)), predicted, atol=0.01)
+    np.testing.assert_allclose(scorer.score(np.stack(squares)).likelihoods, predicted, atol=0.01)
+
+
+# The gate
+
+
+def test_a_run_fits_a_gate_and_measures_it(finished, tiny_config, data_dir):
+    workdir, manifest, _ = finished
+    train_images, valid_images = (
+        fj.data.load("frac_atlas", splits, data_dir)
+        for splits in (tiny_config.data.train, tiny_config.data.valid)
+    )
+    assert manifest.scope == tuple(sorted(SCOPES["frac_atlas"]))
+    assert manifest.gate.images == 2 * len(train_images)
+    with (workdir / "valid_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    far = [float(row["distance"]) > manifest.gate.threshold for row in rows]
+    assert [row["familiar"] for row in rows] == [str(not strange) for strange in far]
+    assert manifest.gate.false_reject["validation"] == gate.rate(np.array(far))
+    for rates in (manifest.gate.false_reject, manifest.gate.false_accept):
+        assert {rate.n for rate in rates.values()} == {len(valid_images)}
+    scores = evaluate.predict(fj.load(workdir), valid_images, gate.inverted)
+    assert manifest.gate.false_accept["validation, inverted"] == gate.rate(scores.familiar)
+
+
+def test_the_threshold_is_of_distances_to_other_groups(finished, tiny_config, data_dir):
+    """Most training images lie nearer to a gate that was fitted on them."""
+    workdir, manifest, _ = finished
+    images = fj.data.load("frac_atlas", tiny_config.data.train, data_dir)
+    assert evaluate.predict(fj.load(workdir), images).distances.max() < manifest.gate.threshold
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_gate_can_be_fitted_anew(version, finished, data_dir, tmp_path):
+    workdir, manifest, _ = finished
+    old = shutil.copytree(workdir / "bundle", tmp_path / "old")
+    if version == 1:
+        fields = json.loads((old / bundle.MANIFEST_NAME).read_text()) | {"version": 1}
+        for name in ("gate", "scope", "sha256"):
+            del fields[name]
+        (old / bundle.MANIFEST_NAME).write_text(json.dumps(fields))
+        (old / bundle.GATE_NAME).unlink()
+    noise = np.random.default_rng(0).random((5, 32, 32), np.float32)
+    fitted = train.fit_gate(old, tmp_path / "new", data_dir=data_dir, outside={"noise": noise})
+    loaded = bundle.load(tmp_path / "new")
+    assert loaded.manifest == fitted
+    assert fitted.gate.false_accept["noise"] == gate.rate(
+        fj.load(tmp_path / "new").score(noise).familiar
+    )
+    del fitted.gate.false_accept["noise"]
+    assert fitted == manifest
+    for one, other in zip(loaded.gate, bundle.load(workdir).gate, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    name = bundle.WEIGHTS_NAME
+    assert (tmp_path / "new" / name).read_bytes() == (workdir / "bundle" / name).read_bytes()
+
+
+def test_a_gate_is_not_fitted_on_other_images(finished, tiny_bundle, data_dir, tmp_path):
+    with pytest.raises(DataError, match="trained on 18"):
+        train.fit_gate(tiny_bundle, tmp_path / "new", data_dir=data_dir)
+    assert not (tmp_path / "new").exists()
 
 
 # Interruption
@@ -213,14 +276,16 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
 
 
 def test_a_chain_of_models_remembers_what_it_learned_from(
-    tiny_config, tiny_manifest, tiny_variables, finished, data_dir, tmp_path
+    tiny_config, tiny_manifest, tiny_variables, tiny_gate, finished, data_dir, tmp_path
 ):
     """The parent learned from other splits, but its own parent from those now held out."""
     weights = bundle.encode_weights(tiny_variables)
     manifest = tiny_manifest(weights)
     held_out = tuple(f"frac_atlas:{split}" for split in tiny_config.data.valid)
     provenance = replace(manifest.provenance, learned=held_out)
-    bundle.write(tmp_path / "parent", replace(manifest, provenance=provenance), weights, "card")
+    gate = bundle.encode_gate(tiny_gate)
+    manifest = replace(manifest, provenance=provenance)
+    bundle.write(tmp_path / "parent", manifest, weights, gate, "card")
     options = {"data_dir": data_dir, "initial_weights": tmp_path / "parent"}
     assert held_out[0] in refusal(DataError, tiny_config, tmp_path / "run", **options)
 

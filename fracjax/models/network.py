@@ -68,19 +68,27 @@ class Network:
         model = create(self.config, outputs=self.outputs, rngs=nnx.Rngs(seed))
         return _flatten(nnx.state(model))
 
-    def logits(self, variables: Variables, x: jax.Array) -> jax.Array:
-        """Score normalised pictures (batch, height, width, 3); float32 (batch, outputs)."""
-        return nnx.merge(self._eval_graph, self._unflatten(variables))(x).astype(jnp.float32)
+    def logits_and_features(
+        self, variables: Variables, x: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Score normalised pictures (batch, height, width, 3).
+
+        Returns:
+            float32 (batch, outputs), and float32 (batch, ``FEATURES``), as
+            :class:`~fracjax.models.resnet.ResNet` describes them.
+        """
+        logits, features = nnx.merge(self._eval_graph, self._unflatten(variables))(x)
+        return logits.astype(jnp.float32), features.astype(jnp.float32)
 
     def train_logits(self, variables: Variables, x: jax.Array) -> tuple[jax.Array, Variables]:
-        """Score as :meth:`logits`, but with batch norm on the batch's own statistics.
+        """Score as :meth:`logits_and_features`, but with batch norm on the batch's own statistics.
 
         Returns:
             Logits, and the variables with the running statistics moved on.
         """
         model = nnx.merge(self._train_graph, self._unflatten(variables), copy=True)
-        logits = model(x).astype(jnp.float32)
-        return logits, _flatten(nnx.state(model))
+        logits, _ = model(x)
+        return logits.astype(jnp.float32), _flatten(nnx.state(model))
 
     def _unflatten(self, variables: Variables) -> nnx.State[Any, Any]:
         flat = nnx.to_flat_state(self._template)

@@ -17,6 +17,11 @@ DEPTHS: dict[str, tuple[int, int, int, int]] = {
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
+FEATURE_STAGE = 3
+"""The stage, from 1, whose output tells what kind of picture this is. The last one's tells less:
+what does not matter for the label, such as black and white exchanged, is gone from it."""
+
+FEATURES = EXPANSION * STAGE_WIDTHS[FEATURE_STAGE - 1]
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.9
 
@@ -91,7 +96,7 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Maps normalised pictures (batch, height, width, 3) to logits (batch, outputs)."""
+    """Maps normalised pictures (batch, height, width, 3) to logits and features."""
 
     def __init__(
         self,
@@ -115,14 +120,21 @@ class ResNet(nnx.Module):
         self.stages = nnx.List(stages)
         self.head = nnx.Linear(channels, outputs, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Score a batch; heights and widths of 32 pixels or more."""
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Score a batch; heights and widths of 32 pixels or more.
+
+        Returns:
+            Logits; and features (batch, ``FEATURES``): the mean over the picture of what
+            ``FEATURE_STAGE`` puts out.
+        """
         x = nnx.relu(self.stem_norm(self.stem(x)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        pooled = []
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-        return self.head(jnp.mean(x, axis=(1, 2)))
+            pooled.append(jnp.mean(x, axis=(1, 2)))
+        return self.head(pooled[-1]), pooled[FEATURE_STAGE - 1]
 
     def stage_of(self, path: Sequence[Any]) -> int:
         """Give the stage that a variable belongs to: 0 the stem, 1 to 4 the stages, 5 the head."""
