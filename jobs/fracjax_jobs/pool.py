@@ -1,86 +1,321 @@
-"""Worker processes that read ahead, and survive what a decoder does to them."""
+"""Worker processes that read ahead, and survive what a decoder does to them.
 
-import multiprocessing
+Each worker has a pipe of its own and one file at a time, so that whatever ends it, it is known
+which file it had, and no other worker waits for what it held.
+"""
+
+import ctypes
 import os
+import resource
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Generator, Iterable
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from pathlib import Path
 from typing import TypeAlias
 
 import cv2
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from fracjax import interrupt
 from fracjax.configs import Preprocess
-from fracjax.errors import JobError
-from fracjax.image import Reason, Rejected
-from fracjax_jobs.read import Reading, read_entry
+from fracjax.errors import JobError, UsageError
+from fracjax.image import ReadPolicy, Reason, Rejected
+from fracjax_jobs.read import Announced, Reading, read_entry
 from fracjax_jobs.walk import Entry
 
-Pending: TypeAlias = "ProcessFuture[Reading | Rejected] | Rejected"
-"""A reading under way, or a rejection known beforehand."""
+Outcomes: TypeAlias = list[Reading | Rejected]
 
 SECONDS_TO_START = 120.0
 """Within which a new process is at work, on the slowest of machines."""
 
+SECONDS_TO_DIE = 5.0
+"""For which a killed process is waited for: one that waits for a dead file server never ends."""
+
+STARTS = 3
+"""Processes that may die in a row before they are at work."""
+
 READ_AHEAD = 8
 """Entries in flight for each worker: enough to hide a slow file, few enough to stay small."""
 
+SECONDS_BETWEEN_CHECKS = 0.5
+"""After which a signal, or a worker that is late, is noticed."""
 
-def default_workers() -> int:
-    """One process for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # prctl(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What reading may cost.
+
+    Attributes:
+        seconds_per_file: After which reading a file is given up.
+        bytes_per_worker: Address space that a process may use beyond what it needs to start. On
+            Linux only: elsewhere it is not enforced.
+        workers: Processes that read; 0 is one for each core that this process may use.
+    """
+
+    seconds_per_file: float = 60.0
+    bytes_per_worker: int = 2**32
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"{self.workers} workers cannot read; give 1 or more, or 0 for all")
+        if not self.seconds_per_file > 0:  # of NaN, too
+            raise UsageError("a file needs time to be read; give more than 0 seconds")
+        if self.bytes_per_worker < 2**28:
+            raise UsageError("a file needs memory to be read; give a worker 0.25 GiB or more")
+
+    @property
+    def processes(self) -> int:
+        """Number of worker processes."""
+        if self.workers:
+            return self.workers
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """An entry to be read. A suspect has seen its process die."""
+
+    entry: Entry
+    outcomes: Outcomes | None = None
+    is_suspect: bool = False
+    announced: Announced | None = None
+
+    def fail(self, reason: Reason, detail: str) -> None:
+        """Give it up; its study is known if its header was read before."""
+        known = (self.announced.header, self.announced.frames) if self.announced else ()
+        self.outcomes = [Rejected(reason, detail, *known)]
 
 
 def read_all(
-    entries: Iterable[Entry], preprocess: Preprocess, *, workers: int, seconds_per_file: float
-) -> Generator[tuple[Entry, Reading | Rejected], None, None]:
-    """Read entries in worker processes, and give the results in the order of the entries.
+    entries: Iterable[Entry], preprocess: Preprocess, policy: ReadPolicy, limits: Limits
+) -> Generator[tuple[Entry, Outcomes], None, None]:
+    """Read entries in worker processes, and give the outcomes in the order of the entries.
 
-    A decoder that crashes or hangs costs its one file.
+    A file at which a decoder crashes, hangs or takes too much memory costs itself, and no other.
+
+    Raises:
+        JobError: The processes do not start.
+        SystemExit: A signal has come.
     """
-    window: deque[tuple[Entry, Pending]] = deque()
-    context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads half-way
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
+    crew = _Crew(preprocess, policy, limits)
+    window: deque[_Task] = deque()
+    rest = iter(entries)
     try:
-        for entry in entries:
-            if entry.obstacle is not None:
-                window.append((entry, Rejected(entry.obstacle, entry.detail)))
-            else:
-                future = pool.schedule(
-                    read_entry, args=(entry, preprocess), timeout=seconds_per_file
-                )
-                window.append((entry, future))
-            if len(window) == READ_AHEAD * workers:
-                yield _result(*window.popleft(), seconds_per_file)
-        while window:
-            yield _result(*window.popleft(), seconds_per_file)
+        while True:
+            for task in _take(rest, READ_AHEAD * limits.processes - len(window)):
+                window.append(task)
+                crew.take(task)
+            if not window:
+                return
+            while window[0].outcomes is None:
+                crew.work()
+                interrupt.check()
+            task = window.popleft()
+            yield task.entry, task.outcomes or []
     finally:
-        pool.stop()
-        pool.join()
+        crew.stop()
 
 
-def _start_worker() -> None:
+def _take(entries: Iterator[Entry], count: int) -> Iterator[_Task]:
+    for _, entry in zip(range(count), entries, strict=False):
+        if entry.obstacle is None:
+            yield _Task(entry)
+        else:
+            yield _Task(entry, [Rejected(entry.obstacle, entry.detail)])
+
+
+class _Crew:
+    """The workers, and the tasks that wait for one."""
+
+    def __init__(self, preprocess: Preprocess, policy: ReadPolicy, limits: Limits) -> None:
+        self._limits = limits
+        self._settings = (preprocess, policy, limits.bytes_per_worker, os.getpid())
+        self._workers: list[_Worker] = []
+        self._waiting: deque[_Task] = deque()
+        self._suspects: deque[_Task] = deque()
+        self._failed_starts = 0
+
+    def take(self, task: _Task) -> None:
+        """Have a task done, unless its outcome is known."""
+        if task.outcomes is None:
+            self._waiting.append(task)
+            self._hand_out()
+
+    def work(self) -> None:
+        """Wait until a worker has something to tell, or for a moment."""
+        self._hand_out()
+        wait([worker.pipe for worker in self._workers], SECONDS_BETWEEN_CHECKS)
+        for worker in list(self._workers):
+            # What has arrived counts, however late it is looked at.
+            if worker.pipe.poll():
+                self._listen(worker)
+            elif time.monotonic() > worker.deadline:
+                self._give_up(worker)
+        self._hand_out()
+
+    def stop(self) -> None:
+        """End all workers, whatever they do."""
+        for worker in self._workers:
+            worker.stop()
+
+    def _hand_out(self) -> None:
+        """Give tasks to workers that are free; to a suspect, once no other is at work."""
+        busy = sum(1 for worker in self._workers if worker.task is not None)
+        queue = self._suspects or self._waiting
+        room = 1 - busy if self._suspects else self._limits.processes - busy
+        free = [worker for worker in self._workers if worker.is_free]
+        for worker, task in zip(free, list(queue)[: max(0, room)], strict=False):
+            queue.popleft()
+            worker.give(task, self._limits.seconds_per_file)
+        starting = sum(1 for worker in self._workers if not worker.is_ready)
+        if starting < len(queue) and len(self._workers) < self._limits.processes:
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            self._workers.append(_Worker(self._settings))
+        except OSError:
+            raise _not_starting() from None
+
+    def _listen(self, worker: "_Worker") -> None:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):  # it died, perhaps in the middle of a message
+            self._bury(worker)
+            return
+        if worker.task is None:
+            worker.is_ready = True
+            worker.deadline = float("inf")
+            self._failed_starts = 0
+        elif isinstance(message, Announced):
+            worker.task.announced = message
+        else:
+            worker.finish(message)
+
+    def _bury(self, worker: "_Worker") -> None:
+        self._workers.remove(worker)
+        worker.stop()
+        task = worker.task
+        if task is None:
+            self._failed_starts += not worker.is_ready
+            if self._failed_starts == STARTS:
+                raise _not_starting()
+        elif task.is_suspect:
+            task.fail(Reason.DECODER_CRASHED, "the decoding process died")
+        else:  # what all workers needed together may have been too much
+            task.is_suspect = True
+            self._suspects.append(task)
+
+    def _give_up(self, worker: "_Worker") -> None:
+        if worker.task is None:
+            raise _not_starting()
+        self._workers.remove(worker)
+        worker.stop()
+        detail = f"not read in {self._limits.seconds_per_file:g} seconds"
+        worker.task.fail(Reason.DECODER_TIMEOUT, detail)
+
+
+def _not_starting() -> JobError:
+    return JobError(
+        "the reading processes do not start; check that this user may run "
+        f"{sys.executable}, and that memory is left"
+    )
+
+
+class _Worker:
+    """The parent's end of one process.
+
+    Attributes:
+        pipe: Becomes readable when the process is ready, has outcomes, or dies.
+        task: What it is at; ``None`` while it starts or is free.
+        is_ready: Whether it has started.
+        deadline: When it is to be given up, on the monotonic clock.
+    """
+
+    def __init__(self, settings: tuple[Preprocess, ReadPolicy, int, int]) -> None:
+        context = SpawnContext()  # a fork would copy JAX's threads half-way
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the process's end closes the pipe
+        self.task: _Task | None = None
+        self.is_ready = False
+        self.deadline = time.monotonic() + SECONDS_TO_START
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be given a task."""
+        return self.is_ready and self.task is None
+
+    def give(self, task: _Task, seconds: float) -> None:
+        """Give it a task."""
+        self.task = task
+        self.deadline = time.monotonic() + seconds
+        with suppress(OSError):  # it has died, as its pipe will tell
+            self.pipe.send(task.entry)
+
+    def finish(self, outcomes: Outcomes) -> None:
+        """Take what it found."""
+        if self.task is not None:
+            self.task.outcomes = outcomes
+        self.task = None
+        self.deadline = float("inf")
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.join(SECONDS_TO_DIE)
+        self.pipe.close()
+
+
+def _work(
+    pipe: Connection, preprocess: Preprocess, policy: ReadPolicy, memory: int, parent: int
+) -> None:
+    """Read one entry after another, in a process of its own."""
+    _confine(memory, parent)
+    pipe.send([])
+    while True:
+        try:
+            entry = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
+        try:
+            outcomes = read_entry(entry, preprocess, policy, pipe.send)
+        except MemoryError:
+            outcomes = [Rejected(Reason.TOO_LARGE, "not enough memory to read the file")]
+        except Exception as error:  # noqa: BLE001 - one file never stops the job; the kind is kept
+            detail = f"the reader failed ({type(error).__name__})"
+            outcomes = [Rejected(Reason.CORRUPT, detail)]
+        pipe.send(outcomes)
+
+
+def _confine(memory: int, parent: int) -> None:
+    """Bound what a decoder can do, and keep what a file holds from leaving by a side door."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the job
     cv2.setNumThreads(1)  # the processes are the parallelism
-
-
-def _result(
-    entry: Entry, future: Pending, seconds_per_file: float
-) -> tuple[Entry, Reading | Rejected]:
-    if isinstance(future, Rejected):
-        return entry, future
-    try:
-        return entry, future.result(SECONDS_TO_START + READ_AHEAD * seconds_per_file)
-    except FutureTimeoutError:
-        if not future.done():  # its own time does not run before a process takes it up
-            raise JobError(
-                "the reading processes do not start; check that this user may run "
-                f"{sys.executable}, and that memory is left"
-            ) from None
-        return entry, Rejected(Reason.DECODER_TIMEOUT, f"not read in {seconds_per_file:g} seconds")
-    except ProcessExpired:
-        return entry, Rejected(Reason.DECODER_CRASHED, "the decoding process died")
-    except Exception as error:  # noqa: BLE001 - one file never stops the job; the kind is kept
-        return entry, Rejected(Reason.CORRUPT, f"the reader failed ({type(error).__name__})")
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold what was read
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_DUMPABLE, 0)  # no core dump to another program either
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives no parent, however that ends
+        if os.getppid() != parent:
+            os._exit(1)
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = in_use + memory if most == resource.RLIM_INFINITY else min(most, in_use + memory)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Decoders' libraries quote what they read. What fails up to here has been heard.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)

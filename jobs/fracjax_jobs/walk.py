@@ -1,19 +1,48 @@
-"""Finds every file of an export, and every member of its ZIP archives, in a stable order."""
+"""What lies in an export: files, members of ZIP archives, and what stands in a file's place.
 
+Names and contents may come from anywhere. Nothing is followed out of the export, nothing is
+extracted to disk, nothing that could block is opened, and memory stays bounded.
+"""
+
+import io
 import os
 import stat
+import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from fracjax.image import Reason
 
 MAX_MEMBERS = 100_000
 """Members of one archive. More are refused, with the archive."""
 
+MAX_TABLE_BYTES = 256 * MAX_MEMBERS
+"""Size of an archive's table of contents. Parsed, it takes some ten times as much memory."""
+
+MAX_ARCHIVE_BYTES = 2**40
+"""What the members of one archive may hold together: 70,000 images of 15 MB."""
+
+MAX_INNER_BYTES = 2**29
+"""An archive within an archive is held in memory. A larger one is refused."""
+
+MAX_RATIO = 200
+"""To which deflated data may grow, beyond ``SMALL_MEMBER_BYTES``. A radiograph with wide black
+borders deflates to a twentieth; deflate itself ends at 1:1032."""
+
+SMALL_MEMBER_BYTES = 2**26
+"""A smaller member may deflate as well as it likes: to inflate it costs little."""
+
 FURNITURE = frozenset({"[Content_Types].xml", "META-INF/MANIFEST.MF", "mimetype"})
 """Members that mark a ZIP file as an office document, a Java program or an e-book."""
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_SPLIT_ZIP = b"PK\x07\x08"
+_HEAD_BYTES = 132
+_INFLATED_HERE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods whose memory is bounded, so that the job's own process may undo them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,76 +51,264 @@ class Entry:
 
     Attributes:
         path: The file, or the archive.
-        member: Index of the member within the archive; ``None`` for a file.
+        member: Index of the member within the archive, then within an archive in that; empty for
+            a file.
         name: Path relative to the export, then the member's name. An identifier: never shown.
+        size: Bytes of the file, or of the archive.
+        mtime_ns: When the file or archive was last changed, in ns since 1970.
+        signature: Short text that changes when the content or its meaning is likely to have.
         obstacle: Why it cannot be read; ``None`` where it can.
         detail: The obstacle, in one line.
+        in_file_set: Whether a DICOMDIR lies beside or above it (a media file-set, PS3.10 8.6).
     """
 
     path: Path
-    member: int | None
+    member: tuple[int, ...]
     name: str
+    size: int = 0
+    mtime_ns: int = 0
+    signature: str = ""
     obstacle: Reason | None = None
     detail: str = ""
+    in_file_set: bool = False
 
 
-def walk(root: Path) -> Iterator[Entry]:
-    """Walk a directory depth first, by name, without following links.
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that is still to be looked into, by its path relative to the export."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """A folder, of the export or an archive, that holds a DICOMDIR; ``""`` is the export."""
+
+    name: str
+
+
+class ArchiveTooLarge(Exception):
+    """An archive's table of contents is larger than ``MAX_TABLE_BYTES``."""
+
+
+def look_into(root: Path, folder: str) -> Iterator[Entry | Folder | FileSet]:
+    """Look into one folder of an export.
 
     Args:
-        root: The export. It may be a link itself.
+        root: The export, without links in its path.
+        folder: Path of the folder, relative to the export; ``""`` is the export itself.
 
     Yields:
-        An entry for each file and archive member, and one for each folder, link, pipe or device
-        that cannot be looked into. An archive that has members is not an entry itself.
+        In no particular order: folders to look into, and an entry for each file and archive
+        member, and for each link, pipe, device or folder that cannot be looked into. An archive
+        that has members is not an entry itself.
     """
-    root = root.resolve()
-    pending = [root]
-    while pending:
-        path = pending.pop()
-        name = os.fsdecode(os.path.relpath(path, root))
-        try:
-            mode = path.lstat().st_mode
-            if stat.S_ISDIR(mode):
-                with os.scandir(path) as children:
-                    pending.extend(sorted((Path(child) for child in children), reverse=True))
-            elif not stat.S_ISREG(mode):
-                yield Entry(path, None, name, Reason.NOT_A_FILE, "a link, pipe or device")
-            elif _is_zip(path):
-                yield from _walk_zip(path, name)
-            else:
-                yield Entry(path, None, name)
-        except OSError as error:
-            yield Entry(path, None, name, Reason.UNREADABLE, error.strerror or "cannot be read")
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
-
-
-def _walk_zip(path: Path, name: str) -> Iterator[Entry]:
+    path = root / folder
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        yield Entry(path, None, name, Reason.CORRUPT, "a damaged ZIP archive")
+        with os.scandir(path) as children:
+            for child in children:
+                name = f"{folder}/{child.name}" if folder else child.name
+                yield from _look_at(root, path / child.name, name)
+    except OSError as error:
+        yield _unreadable(path, folder or ".", error)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file, but no link, pipe or device, should one have taken its place.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    # A pipe without a writer would block for ever.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("not a regular file")
+    return file
+
+
+def open_archive(file: IO[bytes]) -> zipfile.ZipFile:
+    """Open a ZIP archive whose table of contents is of bearable size.
+
+    Raises:
+        ArchiveTooLarge: It is not.
+        Exception: What ``zipfile`` raises at a damaged archive.
+    """
+    guarded = _Guarded(file)  # type: ignore[arg-type]  # a BytesIO does for a raw file
+    archive = zipfile.ZipFile(guarded)
+    guarded.limit = sys.maxsize
+    return archive
+
+
+class _Guarded(io.BufferedReader):
+    """A file that refuses to be read in a piece as large as only ``zipfile`` asks for."""
+
+    limit = MAX_TABLE_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.limit:
+            raise ArchiveTooLarge
+        return super().read(size)
+
+
+def _unreadable(path: Path, name: str, error: OSError) -> Entry:
+    detail = error.strerror or "cannot be read"
+    return Entry(path, (), name, obstacle=Reason.UNREADABLE, detail=detail)
+
+
+def _look_at(root: Path, path: Path, name: str) -> Iterator[Entry | Folder | FileSet]:
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            yield Folder(name)
+        elif stat.S_ISLNK(mode):
+            reason, detail = _where_to(root, path)
+            yield Entry(path, (), name, obstacle=reason, detail=detail)
+        elif stat.S_ISREG(mode):
+            yield from _look_at_file(path, name)
+        else:
+            detail = "a pipe, socket or device"
+            yield Entry(path, (), name, obstacle=Reason.NOT_A_FILE, detail=detail)
+    except OSError as error:
+        yield _unreadable(path, name, error)
+
+
+def _where_to(root: Path, link: Path) -> tuple[Reason, str]:
+    """Tell whether what a link leads to is found without it."""
+    try:
+        target = Path(os.path.realpath(link, strict=True))
+        mode = target.lstat().st_mode
+    except OSError:
+        return Reason.NOT_A_FILE, "a link that leads nowhere"
+    if not target.is_relative_to(root):
+        return Reason.NOT_A_FILE, "a link that leads out of the export"
+    if stat.S_ISREG(mode):
+        return Reason.DUPLICATE, "a link to a file that is found by itself"
+    if stat.S_ISDIR(mode):
+        return Reason.DUPLICATE, "a link to a folder that is found by itself"
+    return Reason.NOT_A_FILE, "a link to a pipe, socket or device"
+
+
+def _look_at_file(path: Path, name: str) -> Iterator[Entry | FileSet]:
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+        entry = Entry(path, (), name, size, mtime_ns, f"{size}-{mtime_ns}")
+        head = file.read(_HEAD_BYTES)
+        if head.startswith(_ZIP):
+            yield from _look_into_archive(file, size, entry)
+        elif head.startswith(_SPLIT_ZIP):
+            detail = "a part of a split ZIP archive; join the parts"
+            yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
+        else:
+            yield from _file_set(name, head)
+            yield entry
+
+
+def _file_set(name: str, head: bytes) -> Iterator[FileSet]:
+    """Tell of a file-set where a file is its DICOMDIR (PS3.10 8.6)."""
+    folder, _, file_name = name.rpartition("/")
+    # Some systems show the names of ISO 9660 as they are on the medium.
+    named = file_name.removesuffix(";1").removesuffix(".").upper() == "DICOMDIR"
+    if named and head[128:132] == b"DICM":
+        yield FileSet(folder)
+
+
+def _look_into_archive(file: IO[bytes], size: int, whole: Entry) -> Iterator[Entry | FileSet]:
+    """Give the members of an archive, or the archive where it is not to be opened."""
+    file.seek(0)
+    is_empty = file.read(4) == _ZIP[1]
+    try:
+        archive = open_archive(file)
+    except OSError:
+        raise
+    except ArchiveTooLarge:
+        detail = f"a ZIP archive with a table of contents of more than {MAX_TABLE_BYTES} bytes"
+        yield replace(whole, obstacle=Reason.TOO_LARGE, detail=detail)
         return
-    indices = [index for index, member in enumerate(members) if not _is_folder(member)]
-    if not indices:
-        yield Entry(path, None, name, Reason.EMPTY, "a ZIP archive without files")
+    except Exception:  # noqa: BLE001 - zipfile raises many types on hostile bytes
+        yield replace(whole, obstacle=Reason.CORRUPT, detail="a damaged ZIP archive")
         return
-    if FURNITURE & {member.filename for member in members}:
-        yield Entry(path, None, name, Reason.NOT_AN_IMAGE, "a document or program in ZIP form")
+    members = archive.infolist()
+    obstacle = _archive_obstacle(members, size, is_empty=is_empty)
+    if obstacle is not None:
+        yield replace(whole, obstacle=obstacle[0], detail=obstacle[1])
         return
+    for index, member in enumerate(members):
+        if _is_folder(member):
+            continue
+        entry = replace(
+            whole,
+            member=(*whole.member, index),
+            # Some writers on Windows separate folders as Windows does.
+            name=f"{whole.name}/" + member.filename.replace("\\", "/"),
+            signature=f"{whole.signature}-{member.file_size}-{member.CRC:08x}",
+        )
+        yield from _look_at_member(archive, member, entry)
+
+
+def _archive_obstacle(
+    members: list[zipfile.ZipInfo], size: int, *, is_empty: bool
+) -> tuple[Reason, str] | None:
+    """Tell why no member of an archive is to be read."""
+    # Of an archive that is cut off, zipfile finds the table of an archive within it.
+    first = min((member.header_offset for member in members), default=0)
+    if first > 0 or not (members or is_empty):
+        return Reason.CORRUPT, "a ZIP archive that its table of contents does not cover"
+    files = [member for member in members if not _is_folder(member)]
+    if not files:
+        return Reason.EMPTY, "a ZIP archive without files"
+    if FURNITURE & {member.filename for member in files}:
+        return Reason.NOT_AN_IMAGE, "a document or program in ZIP form"
     if len(members) > MAX_MEMBERS:
         detail = f"a ZIP archive of {len(members)} members; the limit is {MAX_MEMBERS}"
-        yield Entry(path, None, name, Reason.TOO_LARGE, detail)
+        return Reason.TOO_LARGE, detail
+    if sum(member.compress_size for member in files) > size:
+        return Reason.CORRUPT, "a ZIP archive whose members overlap"
+    if sum(member.file_size for member in files) > MAX_ARCHIVE_BYTES:
+        return Reason.TOO_LARGE, f"a ZIP archive of more than {MAX_ARCHIVE_BYTES} bytes inflated"
+    return None
+
+
+def _look_at_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, entry: Entry
+) -> Iterator[Entry | FileSet]:
+    if member.flag_bits & 1:
+        detail = "an encrypted archive member; unpack the archive with its password"
+        yield replace(entry, obstacle=Reason.UNREADABLE, detail=detail)
         return
-    for index in sorted(indices, key=lambda index: members[index].filename):
-        yield Entry(path, index, f"{name}/{members[index].filename}")
+    head = _read_member(archive, member, _HEAD_BYTES)
+    if not head.startswith(_ZIP) or len(entry.member) > 1:  # one archive within another, no more
+        yield from _file_set(entry.name, head)
+        yield entry
+    elif member.file_size > MAX_INNER_BYTES or is_bomb(member):
+        detail = f"a ZIP archive in an archive, of {member.file_size} bytes; unpack the outer one"
+        yield replace(entry, obstacle=Reason.TOO_LARGE, detail=detail)
+    else:
+        inner = _read_member(archive, member, MAX_INNER_BYTES)
+        if len(inner) < member.file_size:
+            detail = "a damaged ZIP archive in an archive"
+            yield replace(entry, obstacle=Reason.CORRUPT, detail=detail)
+        else:
+            yield from _look_into_archive(io.BytesIO(inner), len(inner), entry)
+
+
+def is_bomb(member: zipfile.ZipInfo) -> bool:
+    """Whether a member says of itself that it inflates as no image does."""
+    return member.file_size > max(SMALL_MEMBER_BYTES, MAX_RATIO * member.compress_size)
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> bytes:
+    """Read the beginning of a member; nothing of a damaged one, of which its reader will tell."""
+    if member.compress_type not in _INFLATED_HERE:
+        return b""
+    try:
+        with archive.open(member) as file:
+            return file.read(size)
+    except Exception:  # noqa: BLE001 - zipfile raises many types on hostile bytes
+        return b""
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:
     # By its name alone, a member with bytes in it would be passed over; and it may have no name.
-    return member.filename.endswith("/") and member.file_size == 0
+    return member.filename.endswith(("/", "\\")) and member.file_size == 0

@@ -20,12 +20,12 @@ def scorer(tiny_bundle):
 def reading_here():
     """Give a context in which the job reads in this process, for tests of many short runs."""
 
-    def read_all(entries, preprocess, **_):
+    def read_all(entries, preprocess, policy, limits):
         for entry in entries:
             if entry.obstacle is None:
-                yield entry, read_entry(entry, preprocess)
+                yield entry, read_entry(entry, preprocess, policy)
             else:
-                yield entry, Rejected(entry.obstacle, entry.detail)
+                yield entry, [Rejected(entry.obstacle, entry.detail)]
 
     @contextmanager
     def context():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import zipfile
@@ -27,23 +28,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fracjax.configs import Preprocess
-from fracjax.image import Reason, Rejected
+from fracjax.image import ReadPolicy, Rejected
 from fracjax_jobs import read, walk
+from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.read import Reading, read_entry
-from fracjax_jobs.walk import Entry
 
-PREPROCESS = Preprocess(image_size=64)
+
+def results(root):
+    """Each entry below a folder, with its one outcome: scored, or the reason why not."""
+    with Inventory(root) as inventory:
+        inventory.scan()
+        for entry in inventory:
+            if entry.obstacle is None:
+                (result,) = read_entry(entry, Preprocess(image_size=64), ReadPolicy())
+                assert isinstance(result, Reading | Rejected)
+                yield entry, str(result.reason) if isinstance(result, Rejected) else SCORED
+            else:
+                yield entry, str(entry.obstacle)
 
 
 def outcomes(root):
     """The outcome of each path below a folder, without scoring."""
-    found = {}
-    for entry in walk.walk(root):
-        result = read_entry(entry, PREPROCESS) if entry.obstacle is None else None
-        reason = result.reason if isinstance(result, Rejected) else entry.obstacle
-        assert entry.name not in found
-        found[entry.name] = str(reason or SCORED)
-    return found
+    found = [(entry.name, result) for entry, result in results(root)]
+    assert len(found) == len(dict(found))
+    return dict(found)
 
 
 # Any mix
@@ -59,12 +67,13 @@ folders = st.lists(st.sampled_from(["PAT 1", "ST.01", "Ümlaut"]), max_size=4)
 content_kinds = st.sampled_from(sorted(CONTENTS))
 members = st.lists(st.tuples(st.sampled_from(["IM1", "a/IM2", "../up", "/etc/x"]), content_kinds))
 special_kinds = st.sampled_from(
-    ["fifo", "link to itself", "link up", "link out", "dangling link", "damaged archive"]
+    ["fifo", "link to itself", "link inside", "link out", "dangling link", "damaged archive"]
 )
 trees = st.lists(
     st.tuples(folders, names, st.one_of(content_kinds, special_kinds, members)), max_size=12
 )
-SPECIAL_OUTCOMES = {"damaged archive": "corrupt"}  # the others are not files
+SPECIAL_OUTCOMES = {"damaged archive": "corrupt", "link inside": "duplicate"}
+"""The others are not files."""
 
 
 def write_tree(root, outside, tree):
@@ -85,19 +94,19 @@ def write_tree(root, outside, tree):
             written += [(f"{shown}/{member}", content) for member, content in kind]
             written += [] if kind else [(shown, "empty")]
         else:
-            put_one(target, outside, kind)
+            put_one(target, root, outside, kind)
             written.append((shown, kind))
     return written
 
 
-def put_one(target, outside, kind):
+def put_one(target, root, outside, kind):
     match kind:
         case "fifo":
             os.mkfifo(target)
         case "link to itself":
             target.symlink_to(target)
-        case "link up":
-            target.symlink_to("..")
+        case "link inside":
+            target.symlink_to(root)
         case "link out":
             target.symlink_to(outside)
         case "dangling link":
@@ -106,6 +115,12 @@ def put_one(target, outside, kind):
             target.write_bytes(DAMAGED_ARCHIVE)
         case _:
             target.write_bytes(CONTENTS[kind][0])
+
+
+def without_times(run):
+    """The tables of a run, but for the times at which rows were scored."""
+    tables = (run.files, run.linkage, run.worklist)
+    return [[row | {"scored_at": None} for row in table] for table in tables]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -119,7 +134,7 @@ def test_each_file_of_any_export_has_one_outcome(tree, scorer, reading_here):
         run = score(root, Path(folder, "worklist.parquet"), scorer)
         again = score(root, Path(folder, "again.parquet"), scorer)
     check_conserved(run)
-    assert (run.files, run.linkage, run.worklist) == (again.files, again.linkage, again.worklist)
+    assert without_times(run) == without_times(again)
 
     paths = run.paths
     assert Counter(paths.values()) == Counter(path for path, _ in written)
@@ -143,14 +158,6 @@ def test_the_outcome_follows_from_content_and_not_from_the_name(tmp_path):
     assert outcomes(tmp_path) == expected
 
 
-def test_the_order_of_the_walk_is_that_of_the_names(tmp_path):
-    for name in ("b/2", "b/10", "a/z", "B", "c.zip", "b.txt"):
-        put(tmp_path, name, b"x")
-    put(tmp_path, "c.zip", archive(("2", b"x"), ("1", b"x")))
-    names = [entry.name for entry in walk.walk(tmp_path)]
-    assert names == ["B", "a/z", "b/10", "b/2", "b.txt", "c.zip/1", "c.zip/2"]
-
-
 # Links, and what cannot be looked into
 
 
@@ -160,17 +167,31 @@ def test_an_export_may_be_named_through_a_link(tmp_path):
     assert outcomes(tmp_path / "link") == {"IM1": SCORED}
 
 
-def test_a_link_that_takes_the_place_of_a_file_is_not_followed(tmp_path):
-    put(tmp_path, "outside", dicom(1))
-    (entry,) = walk.walk(put(tmp_path, "export/IM1", dicom(2)).parent)
-    entry.path.unlink()
-    entry.path.symlink_to("../outside")
-    assert read_entry(entry, PREPROCESS).reason is Reason.UNREADABLE
+def test_a_link_is_not_followed_and_loses_nothing_that_is_found_without_it(tmp_path):
+    put(tmp_path, "outside/IM1", dicom(1))
+    put(tmp_path, "export/IM2", dicom(2))
+    os.mkfifo(tmp_path / "export/fifo")
+    links = {
+        "to a file": ("IM2", "duplicate"),
+        "to a folder": (".", "duplicate"),
+        "to a link": ("to a file", "duplicate"),
+        "to itself": ("to itself", "not_a_file"),
+        "to a pipe": ("fifo", "not_a_file"),
+        "to nothing": ("IM3", "not_a_file"),
+        "to a file outside": ("../outside/IM1", "not_a_file"),
+        "to a folder outside": ("../outside", "not_a_file"),
+        "out and back": ("../outside/../export/IM2", "duplicate"),
+    }
+    for name, (target, _) in links.items():
+        (tmp_path / "export" / name).symlink_to(target)
+    expected = {name: outcome for name, (_, outcome) in links.items()}
+    assert outcomes(tmp_path / "export") == expected | {"IM2": SCORED, "fifo": "not_a_file"}
 
 
-def test_a_file_that_goes_away_is_unreadable(tmp_path):
-    entry = Entry(tmp_path / "IM1", None, "IM1")
-    assert read_entry(entry, PREPROCESS).reason is Reason.UNREADABLE
+def test_names_of_one_file_are_files_and_so_are_hidden_ones(tmp_path):
+    hidden = put(tmp_path, ".hidden/.IM1", dicom(1))
+    (tmp_path / "IM1").hardlink_to(hidden)
+    assert outcomes(tmp_path) == {".hidden/.IM1": SCORED, "IM1": SCORED}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads whatever the permissions")
@@ -205,8 +226,49 @@ def test_a_path_too_long_to_open_is_unreadable(tmp_path):
 
 # Archives
 
+
+def overlapping_members(content):
+    """An archive whose table names its one member many times, so that it inflates to more."""
+    data = archive(("a", content))
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    table = data[start:end] * 9
+    sizes = struct.pack("<HHIIH", 9, 9, len(table), start, 0)
+    return data[:start] + table + data[end : end + 8] + sizes
+
+
 ARCHIVES = {
-    "nested": (archive(("inner.zip", archive(("IM1", dicom(1))))), {"/inner.zip": "unsupported"}),
+    "nested": (archive(("inner", archive(("IM1", dicom(1))))), {"/inner/IM1": SCORED}),
+    "nested and empty": (archive(("inner", archive())), {"/inner": "empty"}),
+    "nested twice": (
+        archive(("1", archive(("2", archive(("IM1", dicom(1))))))),
+        {"/1/2": "unsupported"},
+    ),
+    "nested and damaged": (
+        archive(("a", damaged_member("b", b"0" * 99)), ("c", DAMAGED_ARCHIVE), ("d", dicom(1))),
+        {"/a/b": "corrupt", "/c": "corrupt", "/d": SCORED},
+    ),
+    "cut off behind an empty archive": (
+        archive(("1", dicom(1)), ("2", archive()), compression=zipfile.ZIP_STORED)[:-120],
+        {"": "corrupt"},
+    ),
+    "cut off behind an archive": (
+        archive(("1", dicom(1)), ("2", archive(("3", dicom(2)))), compression=zipfile.ZIP_STORED)[
+            :-120
+        ],
+        {"": "corrupt"},
+    ),
+    "overlapping": (overlapping_members(dicom(1)), {"": "corrupt"}),
+    "split": (b"PK\x07\x08" + archive(("IM1", dicom(1))), {"": "unsupported"}),
+    "out of the way": (
+        archive(("/etc/x", dicom(1)), ("../../up", dicom(2))),
+        {"//etc/x": SCORED, "/../../up": SCORED},
+    ),
+    "from Windows": (archive(("a\\b\\", b""), ("a\\b\\c", dicom(1))), {"/a/b/c": SCORED}),
+    "names that are not UTF-8": (
+        archive(("ü", dicom(1))).replace("ü".encode(), b"\xff\xfe"),
+        {"": "corrupt"},
+    ),
+    "a document": (archive(("mimetype", b""), ("a.png", plain(1))), {"": "not_an_image"}),
     "encrypted": (patched_members(archive(("IM1", dicom(1))), flags=1), {"/IM1": "unreadable"}),
     "unknown method": (patched_members(archive(("I", dicom(1))), method=9), {"/I": "unsupported"}),
     "damaged member": (damaged_member("IM1", dicom(1)), {"/IM1": "corrupt"}),
@@ -230,9 +292,8 @@ def test_each_member_of_an_archive_has_one_outcome(tmp_path, kind):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_members_of_one_name_are_all_read(tmp_path):
     put(tmp_path, "x.zip", archive(("IM1", dicom(1)), ("IM1", b"")))
-    results = [read_entry(entry, PREPROCESS) for entry in walk.walk(tmp_path)]
-    assert isinstance(results[0], Reading)
-    assert results[1].reason is Reason.EMPTY
+    found = [(entry.name, entry.member, result) for entry, result in results(tmp_path)]
+    assert found == [("x.zip/IM1", (0,), SCORED), ("x.zip/IM1", (1,), "empty")]
 
 
 def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
@@ -260,11 +321,15 @@ def test_a_file_or_member_beyond_the_limit_is_refused(tmp_path, monkeypatch):
     }
 
 
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_damage_to_an_archive_stops_the_walk(data):
-    whole = archive(("a/IM1", plain(1)), ("b", b"text"), compression=zipfile.ZIP_BZIP2)
-    whole += archive(("c", plain(2)), compression=zipfile.ZIP_LZMA)
+    inner = archive(("a", plain(2)), compression=zipfile.ZIP_LZMA)
+    members = (("a/IM1", plain(1)), ("b", b"text"), ("c", inner))
+    whole = archive(*members, compression=data.draw(st.sampled_from(METHODS)))
     damaged = bytearray(whole)
     directory = whole.rindex(b"PK\x01\x02")
     at = st.one_of(st.integers(4, len(whole) - 1), st.integers(directory, len(whole) - 1))
@@ -272,8 +337,4 @@ def test_no_damage_to_an_archive_stops_the_walk(data):
         damaged[place] = value
     with tempfile.TemporaryDirectory() as folder:
         put(folder, "x.zip", bytes(damaged))
-        entries = list(walk.walk(Path(folder)))
-        assert entries
-        for entry in entries:
-            if entry.obstacle is None:
-                assert isinstance(read_entry(entry, PREPROCESS), Reading | Rejected)
+        assert list(results(Path(folder)))
