@@ -11,6 +11,7 @@ import typer
 from fracjax import interrupt
 from fracjax.errors import FracjaxError
 from fracjax.notice import NOTICE
+from fracjax.text import printable
 from fracjax_jobs.command import score_dir
 
 EXIT_DEFECT = 70
@@ -127,11 +128,12 @@ def main() -> None:
     try:
         app()
     except FracjaxError as error:
-        typer.echo(f"fracjax: {error}", err=True)
+        typer.echo(f"fracjax: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        typer.echo(f"fracjax: {what}; check that the path exists and may be used", err=True)
+        line = f"fracjax: {what}; check that the path exists and may be used"
+        typer.echo(printable(line), err=True)
         sys.exit(FracjaxError.exit_code)
     except Exception:  # noqa: BLE001 - for its exit code; the traceback is shown
         # Python's own code for this, 1, means that the job has ended and some files failed.

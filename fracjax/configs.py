@@ -6,7 +6,7 @@ A recipe's docstring gives the expected result, the command and the hardware it 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +14,8 @@ from fracjax.errors import UsageError
 
 CAFFE_BGR_MEAN = (103.939, 116.779, 123.68)
 """Mean grey levels of ImageNet in BGR order, as He et al. subtracted them (arXiv:1512.03385)."""
+
+T = TypeVar("T")
 
 Target = Literal["fracture", "abnormality"]
 """What a positive label means. MURA labels abnormality, FracAtlas fracture; they never mix."""
@@ -192,7 +194,16 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Config:
     """
     if name not in RECIPES:
         raise UsageError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    values = dataclasses.asdict(RECIPES[name]())
+    return override(RECIPES[name](), overrides)
+
+
+def override(config: T, overrides: Sequence[str]) -> T:
+    """Put ``section.field=value`` settings on top of a configuration; commas part a tuple.
+
+    Raises:
+        UsageError: There is no such section or field, or a value does not fit.
+    """
+    values = dataclasses.asdict(config)  # type: ignore[call-overload]  # a dataclass
     for override in overrides:
         path, separator, text = override.partition("=")
         *sections, leaf = path.split(".")
@@ -205,7 +216,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Config:
             raise UsageError(f"{override!r} names a section; {_fields(values)}")
         target[leaf] = text.split(",") if isinstance(target[leaf], tuple) else text
     try:
-        return TypeAdapter(Config).validate_python(values)
+        return TypeAdapter(type(config)).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

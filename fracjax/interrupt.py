@@ -7,15 +7,31 @@ command would go on. So the signal is remembered, and raised again at the next :
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _received: list[int] = []
+_deferred: list[None] = []
 
 
 def install() -> None:
     """Turn SIGINT and SIGTERM into ``SystemExit``, which lets a command clean up behind itself."""
     signal.signal(signal.SIGINT, _receive)
     signal.signal(signal.SIGTERM, _receive)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let the first signal wait for a :func:`check`, so that work in hand can be finished.
+
+    A second signal ends the command wherever it stands.
+    """
+    _deferred.append(None)
+    try:
+        yield
+    finally:
+        _deferred.pop()
 
 
 def check() -> None:
@@ -30,4 +46,5 @@ def check() -> None:
 
 def _receive(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    check()
+    if not _deferred or len(_received) > 1:
+        check()

@@ -11,6 +11,7 @@ import fracjax
 from fracjax import bundle
 from fracjax.card import render_card
 from fracjax_jobs.score_dir import score_dir
+from fracjax_jobs.studies import Band
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_the_sample_export_comes_out_as_readme_shows_it(readme, request, tmp_pat
     for label, count in (
         ("files found", summary.files_found),
         ("images scored", summary.images_scored),
-        ("studies ranked", summary.studies_ranked),
+        ("studies ranked", summary.studies[Band.RANKED]),
     ):
         assert re.search(rf"^{label} +{count}$", readme, re.MULTILINE)
     for reason, count in summary.set_aside.items():

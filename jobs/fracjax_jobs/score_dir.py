@@ -1,27 +1,42 @@
-"""The batch job: walk, read, score, account, rank, write."""
+"""The batch job: find, read, score, account, rank, write."""
 
 import hashlib
 import importlib.metadata
+import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fracjax import interrupt
 from fracjax.engine import Scorer
 from fracjax.errors import UsageError
-from fracjax.image import Reason
+from fracjax.image import ReadPolicy
 from fracjax.notice import NOTICE
+from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.ledger import Ledger
-from fracjax_jobs.pool import default_workers, read_all
-from fracjax_jobs.studies import GroupBy, Study, rank
-from fracjax_jobs.tables import FILES, LINKAGE, SCHEMA_VERSION, WORKLIST, TableWriter
-from fracjax_jobs.walk import Entry, walk
+from fracjax_jobs.pool import Limits, read_all
+from fracjax_jobs.read import kind_of
+from fracjax_jobs.state import State, Task, set_aside
+from fracjax_jobs.studies import GroupBy
+from fracjax_jobs.tables import SCHEMA_VERSION
+from fracjax_jobs.walk import Entry
+from fracjax_jobs.worklist import Paths, Presentation, Summary, write_tables
 
-TOP = 10
-"""Studies that the summary shows."""
+_SOFTWARE = (
+    "fracjax",
+    "imagecodecs",
+    "jax",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pydicom",
+)
+"""What takes part in a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,47 +45,33 @@ class Options:
 
     Attributes:
         group_by: What makes plain images one study.
-        workers: Processes that read and decode.
-        seconds_per_file: After which reading a file is given up.
+        policy: What is read as a radiograph. Where it names no body parts, those of the model's
+            scope are scored.
+        limits: What reading one file may cost.
+        presentation: How the tables show what was found.
+        restart: Whether the state of an earlier run is put out of the way.
     """
 
     group_by: GroupBy = GroupBy.STUDY
-    workers: int = 0
-    seconds_per_file: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"{self.workers} workers cannot read; give 1 or more, or 0 for all")
-        if not self.seconds_per_file > 0:  # of NaN, too
-            raise UsageError("a file needs time to be read; give more than 0 seconds")
+    policy: ReadPolicy = field(default_factory=ReadPolicy)
+    limits: Limits = field(default_factory=Limits)
+    presentation: Presentation = field(default_factory=Presentation)
+    restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What the job did.
+class Progress:
+    """How far a run is.
 
     Attributes:
-        files_found: Files and archive members; each has one outcome.
-        images_scored: Those that were scored.
-        set_aside: The others, by reason.
-        studies_ranked: Studies with a score.
-        studies_scored_in_part: Those of them with images that could not be scored.
-        studies_not_scored: Studies with images, but without a score.
-        top: The first studies of the ranking.
+        done: Files that have their outcome, those of earlier runs too.
+        known: Files whose outcome an earlier run has found.
+        found: All files.
     """
 
-    files_found: int
-    images_scored: int
-    set_aside: dict[Reason, int]
-    studies_ranked: int
-    studies_scored_in_part: int
-    studies_not_scored: int
-    top: list[Study]
-
-    @property
-    def failures(self) -> int:
-        """Files set aside that may have been images."""
-        return sum(count for reason, count in self.set_aside.items() if reason.is_failure)
+    done: int
+    known: int
+    found: int
 
 
 def score_dir(
@@ -79,88 +80,91 @@ def score_dir(
     scorer: Scorer,
     options: Options | None = None,
     *,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[Progress], None] = lambda progress: None,
 ) -> Summary:
     """Score every radiograph below a directory and write the ranked worklist.
 
-    Beside ``out`` stand ``<stem>.files.parquet``, with the outcome of every file, and
-    ``<stem>.linkage.parquet``, which alone knows their paths. Nothing is written into ``root``.
+    Beside ``out`` stand the tables of :class:`fracjax_jobs.worklist.Paths`, and a state that the
+    same call goes on from, whatever has ended it: it scores nothing twice. Nothing is written into
+    ``root``.
 
     Args:
         root: The export. It is only read.
         out: The worklist, a Parquet file. It appears whole or not at all.
         scorer: The model.
         options: How the job runs.
-        report: Called with the number of files done, and of all files.
+        report: Called as the job goes on.
 
     Returns:
-        What was done.
+        What the tables say.
 
     Raises:
-        UsageError: ``root`` is no directory or holds no file, or ``out`` lies in it or cannot
-            be written.
+        UsageError: ``root`` is no directory or holds no file, ``out`` lies in it or cannot be
+            written, or beside it lies the state of a run under other conditions.
+        JobError: The state is damaged, or reading processes do not start.
+        SystemExit: A signal has come. What was read till then is scored and kept.
     """
     options = options or Options()
     check_paths(root, out)
-    entries = list(walk(root))
-    if not entries:
-        raise UsageError(f"{root} holds no file; give the directory of an export")
-    results = read_all(
-        entries,
-        scorer.manifest.preprocess,
-        workers=options.workers or default_workers(),
-        seconds_per_file=options.seconds_per_file,
-    )
-    worklist_path, files_path, linkage_path = table_paths(out)
-    with (
-        closing(results),
-        TableWriter(worklist_path, WORKLIST) as worklist,
-        TableWriter(files_path, FILES) as files,
-        TableWriter(linkage_path, LINKAGE) as linkage,
-    ):
-        ledger = Ledger(scorer, options.group_by, files, linkage, key_prefix=key_prefix(entries))
-        for done, (entry, result) in enumerate(results, start=1):
-            ledger.take(entry, result)
-            report(done, len(entries))
-        ledger.score_pending()
-        ledger.check(len(entries))
-        ranked = rank(ledger.studies)
-        for position, study in ranked:
-            worklist.append(study.row(position, scorer.manifest.target, scorer.manifest.model_id))
-        scored = [study for position, study in ranked if position is not None]
-        summary = Summary(
-            files_found=ledger.found,
-            images_scored=ledger.scored,
-            set_aside=dict(ledger.set_aside.most_common()),
-            studies_ranked=len(scored),
-            studies_scored_in_part=sum(1 for study in scored if study.set_aside),
-            studies_not_scored=len(ranked) - len(scored),
-            top=scored[:TOP],
+    paths = Paths(out)
+    manifest = scorer.manifest
+    policy = options.policy
+    if not policy.body_parts:
+        policy = replace(policy, body_parts=manifest.scope)
+    with interrupt.deferred(), ExitStack() as stack:
+        inventory = stack.enter_context(Inventory(root))
+        inventory.scan(lambda found: interrupt.check())
+        if len(inventory) == 0:
+            raise UsageError(f"{root} holds no file; give the directory of an export")
+        if options.restart:
+            set_aside(paths.state)
+        state = stack.enter_context(State(paths.state))
+        claim = conditions(root, scorer, policy, options.group_by)
+        state.begin(
+            claim,
+            key_prefix=inventory.digest[:6],
+            reference=datetime.now().astimezone().isoformat(timespec="seconds"),
+            seconds_per_file=options.limits.seconds_per_file,
         )
-        metadata = provenance(scorer, options, summary)
-        # The worklist last: where it stands, the tables that explain it stand too.
-        tables = (linkage, files, worklist)
-        for table in tables:
-            table.finish(metadata)
-        for table in tables:
-            table.publish()
+        state.register(inventory)
+        known = state.done()
+        ledger = Ledger(scorer, options.group_by, state)
+        report(Progress(known, known, len(inventory)))
+        reading: deque[Task] = deque()
+        results = read_all(
+            _entries(state.tasks(inventory), reading), manifest.preprocess, policy, options.limits
+        )
+        with closing(results):
+            try:
+                for done, (_, images) in enumerate(results, start=known + 1):
+                    ledger.take(reading.popleft(), images)
+                    report(Progress(done, known, len(inventory)))
+                    interrupt.check()
+            except SystemExit:  # a signal: what was read is scored and kept
+                ledger.settle()
+                raise
+        ledger.settle()
+        summary = write_tables(
+            state,
+            inventory,
+            manifest,
+            paths,
+            options.presentation,
+            provenance(scorer, claim, options.presentation, state.reference),
+        )
+    summary.images_read = ledger.images
     return summary
 
 
-def table_paths(out: Path) -> tuple[Path, Path, Path]:
-    """Name the worklist, and the tables of files and of linkage beside it."""
-    return out, out.with_suffix(".files.parquet"), out.with_suffix(".linkage.parquet")
+def count(root: Path) -> Counter[str]:
+    """Count what lies in an export by its first bytes, without reading or scoring it.
 
-
-def key_prefix(entries: Sequence[Entry]) -> str:
-    """Give the file keys of one tree a beginning that those of another do not have.
-
-    So tables of two exports never join, whatever became of a run between them.
+    Raises:
+        JobError: There is no room for the list of files.
     """
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(entry.name.encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()[:6]
+    with Inventory(root) as inventory:
+        inventory.scan(lambda found: interrupt.check())
+        return Counter(str(kind_of(entry)) for entry in inventory)
 
 
 def check_paths(root: Path, out: Path) -> None:
@@ -176,7 +180,7 @@ def check_paths(root: Path, out: Path) -> None:
         if not out.parent.is_dir():
             raise UsageError(f"{out.parent} is not a directory; make it, or give another --out")
         inside = out.resolve().is_relative_to(root.resolve())
-        directories = [path for path in table_paths(out) if path.is_dir()]
+        directories = [path for path in Paths(out).all if path.is_dir()]
     except OSError as error:  # a name too long, a folder that must not be looked into
         raise UsageError(f"{error.filename} cannot be looked up: {error.strerror}") from None
     if inside:
@@ -189,28 +193,58 @@ def check_paths(root: Path, out: Path) -> None:
         raise UsageError(f"{out.parent} cannot be written to; give another --out")
 
 
-def provenance(scorer: Scorer, options: Options, summary: Summary) -> dict[str, Any]:
-    """Collect what a table's footer says of how it was made."""
+def conditions(root: Path, scorer: Scorer, policy: ReadPolicy, group_by: GroupBy) -> dict[str, Any]:
+    """Collect all that a score depends on, and of which export it is.
+
+    Scores made under other conditions never stand in one worklist.
+    """
     manifest = scorer.manifest
+    return {
+        "export": _digest(os.fsdecode(root.resolve()))[:16],
+        "model_id": manifest.model_id,
+        "weights_sha256": manifest.weights_sha256,
+        "bundle": _digest(asdict(manifest)),
+        "preprocess": asdict(manifest.preprocess),
+        "policy": asdict(policy),
+        "group_by": group_by,
+        "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
+    }
+
+
+def provenance(
+    scorer: Scorer, claim: dict[str, Any], presentation: Presentation, reference: str
+) -> dict[str, Any]:
+    """Collect what a table's footer says of how it was made, beside the counts.
+
+    Nothing in it is of one run alone, so that a run which finds nothing new writes the same bytes.
+    """
+    manifest = scorer.manifest
+    max_wait = presentation.max_wait
     return {
         "notice": NOTICE,
         "schema_version": SCHEMA_VERSION,
-        "model_id": manifest.model_id,
-        "weights_sha256": manifest.weights_sha256,
         "target": manifest.target,
         "likelihood": "mean over the study's images of the model's output, not calibrated",
-        "preprocess": asdict(manifest.preprocess),
+        **{name: value for name, value in claim.items() if name != "export"},
+        "preprocess_sha256": _digest(claim["preprocess"]),
+        "policy_sha256": _digest(claim["policy"]),
+        "configuration_sha256": _digest(claim),
         "figures": {name: asdict(figure) for name, figure in manifest.figures.items()},
-        "group_by": options.group_by,
-        "files_found": summary.files_found,
-        "images_scored": summary.images_scored,
-        "set_aside": summary.set_aside,
-        "studies_ranked": summary.studies_ranked,
-        "studies_scored_in_part": summary.studies_scored_in_part,
-        "studies_not_scored": summary.studies_not_scored,
-        "software": {
-            name: importlib.metadata.version(name)
-            for name in ("fracjax", "jax", "flax", "pydicom", "imagecodecs", "pillow")
-        },
-        "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gate": asdict(manifest.gate),
+        "identifiers": presentation.identifiers.mode,
+        "max_wait_hours": None if max_wait is None else max_wait.total_seconds() / 3600,
+        "reference_time": reference,
     }
+
+
+def _entries(tasks: Iterable[Task], reading: deque[Task]) -> Iterator[Entry]:
+    """Give the files of tasks to be read, and keep the tasks till their results come."""
+    for task in tasks:
+        reading.append(task)
+        yield task.entry
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True).encode(errors="surrogateescape")
+    ).hexdigest()

@@ -1,16 +1,27 @@
-"""Which image belongs to which study, and what a study's images say together."""
+"""Which image belongs to which study, what a study's images say together, and their order."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import PurePosixPath
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fracjax.image import Header, Reason
+from fracjax_jobs.account import Account, Record
+from fracjax_jobs.state import Image
 
 MURA_STUDY = re.compile(r"XR_[A-Z]+/patient\d+/study\d+_(positive|negative)/[^/]+$")
 """A path in the layout of the MURA archive, where a folder is a study. Its label is not read."""
+
+COPY_TOLERANCE = 8
+"""Grey levels of 255 by which any cell of the thumbnails of two copies may differ, one of them
+compressed with loss."""
+
+PREVIEW_CORRELATION = 0.95
+"""Pearson's r of the thumbnails of a picture and its preview, which may have another window."""
 
 
 class GroupBy(StrEnum):
@@ -23,79 +34,132 @@ class GroupBy(StrEnum):
     """All plain images in a folder are one study."""
 
 
-@dataclass(slots=True)
-class Study:
-    """What is known of a study so far.
+class Band(StrEnum):
+    """What kind of place a study has in the worklist. The values are stable.
 
-    Attributes:
-        key: Its StudyInstanceUID, or the file key of its first image.
-        header: Facts of its first DICOM image that had them.
+    They are in the order of reading: what has no score stands before all that has, since at the
+    end it would read as normal.
     """
 
-    key: str
-    header: Header | None = None
-    series: dict[str, None] = field(default_factory=dict)
-    likelihoods: list[float] = field(default_factory=list)
-    file_keys: list[str] = field(default_factory=list)
-    sop_instance_uids: list[str | None] = field(default_factory=list)
-    set_aside: list[Reason] = field(default_factory=list)
-    notes: set[str] = field(default_factory=set)
+    NOT_SCORED = "not_scored"
+    """It has images, but none could be scored: a person must look."""
+
+    UNFAMILIAR = "unfamiliar"
+    """Its pictures are unlike those the model learned from: a person must look."""
+
+    OUT_OF_SCOPE = "out_of_scope"
+    """Its headers name body parts that the model does not know."""
+
+    RANKED = "ranked"
+    """At least one image has a likelihood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An image's account as it counts beside the others of its study.
+
+    Attributes:
+        image: The image.
+        reason: Why it is set aside; ``None`` where it counts towards the likelihood.
+        detail: The reason, in one line.
+        is_lost: Whether nothing else of the export shows what could not be read here.
+        notes: What a reader of the score should know, as stable codes.
+    """
+
+    image: Image
+    reason: Reason | None
+    detail: str | None
+    is_lost: bool
+    notes: tuple[str, ...]
+
+    @property
+    def account(self) -> Account:
+        """The image's account."""
+        return self.image.record.account
+
+    @property
+    def likelihood(self) -> float | None:
+        """Of this image; ``None`` where it is set aside."""
+        return self.account.likelihood if self.reason is None else None
+
+    @property
+    def concerns_study(self) -> bool:
+        """Whether it is one of the study's images, and not one more file of such an image."""
+        return self.reason is None or (self.reason.concerns_study and not self._is_read_elsewhere)
+
+    @property
+    def _is_read_elsewhere(self) -> bool:
+        return self.reason is not None and self.reason.is_failure and not self.is_lost
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What a study's images say together.
+
+    Attributes:
+        images: Its images, in the order of the walk.
+        several_patients: Whether its StudyInstanceUID stands for several patients, of whom this is
+            one.
+    """
+
+    images: tuple[Outcome, ...]
+    several_patients: bool = False
+
+    @property
+    def scored(self) -> list[Outcome]:
+        """Its scored images, most likely first."""
+        scored = [image for image in self.images if image.likelihood is not None]
+        return sorted(scored, key=lambda image: -(image.likelihood or 0.0))
+
+    @property
+    def set_aside(self) -> list[Reason]:
+        """Why the other images have no score."""
+        return [image.reason for image in self.images if image.reason is not None]
 
     @property
     def likelihood(self) -> float | None:
         """Mean of the likelihoods of its images, as in the MURA paper (arXiv:1712.06957, 3.1)."""
-        return sum(self.likelihoods) / len(self.likelihoods) if self.likelihoods else None
+        likelihoods = [image.likelihood for image in self.images if image.likelihood is not None]
+        return sum(likelihoods) / len(likelihoods) if likelihoods else None
 
     @property
-    def order(self) -> list[int]:
-        """Indices of its scored images, most likely first."""
-        return sorted(range(len(self.likelihoods)), key=lambda i: -self.likelihoods[i])
+    def band(self) -> Band:
+        """Its place. Of several reasons, the one that calls loudest for a person."""
+        if self.likelihood is not None:
+            return Band.RANKED
+        reasons = set(self.set_aside)
+        if reasons - {Reason.UNFAMILIAR, Reason.OUT_OF_SCOPE}:
+            return Band.NOT_SCORED
+        return Band.UNFAMILIAR if Reason.UNFAMILIAR in reasons else Band.OUT_OF_SCOPE
 
     @property
-    def top_file_key(self) -> str | None:
-        """File key of its most likely image."""
-        return self.file_keys[self.order[0]] if self.likelihoods else None
+    def headers(self) -> list[Header]:
+        """What its DICOM headers say."""
+        headers = [image.account.header for image in self.images]
+        return [header for header in headers if header is not None]
 
-    def learn(self, header: Header | None) -> None:
-        """Take up the facts of one more image's header."""
-        if header is not None:
-            self.header = self.header or header
-            if header.series_instance_uid is not None:
-                self.series[header.series_instance_uid] = None
+    @property
+    def waiting_since(self) -> datetime:
+        """Since when it waits to be read: when it was acquired, or else when its file was written.
 
-    def row(self, rank: int | None, target: str, model_id: str) -> dict[str, Any]:
-        """Give the study's row of the worklist (``docs/worklist.md``)."""
-        header = self.header or Header()
-        order = self.order
-        return {
-            "rank": rank,
-            "status": "scored" if self.likelihoods else "not_scored",
-            "likelihood": self.likelihood,
-            "target": target,
-            "study_key": self.key,
-            "study_instance_uid": header.study_instance_uid,
-            "accession_number": header.accession_number,
-            "study_datetime": header.study_datetime,
-            "modality": header.modality,
-            "body_part": header.body_part,
-            "series_instance_uids": list(self.series),
-            "images_scored": len(self.likelihoods),
-            "images_set_aside": len(self.set_aside),
-            "image_likelihoods": [self.likelihoods[i] for i in order],
-            "image_file_keys": [self.file_keys[i] for i in order],
-            "top_sop_instance_uid": self.sop_instance_uids[order[0]] if order else None,
-            "top_file_key": self.top_file_key,
-            "set_aside_reasons": sorted({str(reason) for reason in self.set_aside}),
-            "notes": sorted(self.notes),
-            "model_id": model_id,
-        }
+        Local time without a zone, as DICOM gives it.
+        """
+        tagged = [header.acquisition_datetime or header.study_datetime for header in self.headers]
+        times = [datetime.fromisoformat(time) for time in tagged if time is not None]
+        written = min(image.image.written for image in self.images)
+        return min(times) if times else datetime.fromtimestamp(written)
+
+    def is_overdue(self, reference: datetime, max_wait: timedelta | None) -> bool:
+        """Whether it has waited longer than ``max_wait`` at the time ``reference``, local."""
+        return max_wait is not None and reference - self.waiting_since > max_wait
 
 
-def study_group(name: str, header: Header | None, group_by: GroupBy) -> str | None:
+def study_group(name: str, folder: str, header: Header | None, group_by: GroupBy) -> str | None:
     """Name the study that an image belongs to.
 
     Args:
         name: The image's path within the export.
+        folder: A name for its folder that does not tell it.
         header: Facts of its DICOM header; ``None`` for a plain image.
         group_by: The rule for images without a StudyInstanceUID.
 
@@ -105,22 +169,96 @@ def study_group(name: str, header: Header | None, group_by: GroupBy) -> str | No
     if header is not None and header.study_instance_uid is not None:
         return f"uid:{header.study_instance_uid}"
     if group_by == GroupBy.FOLDER or MURA_STUDY.search(name):
-        return f"folder:{PurePosixPath(name).parent}"
+        return f"folder:{folder}"
     return None
 
 
-def rank(studies: Iterable[Study]) -> list[tuple[int | None, Study]]:
-    """Put studies into the order of the worklist.
+def split_patients(images: Sequence[Image]) -> list[list[Image]]:
+    """Part images that share a study UID, but not a patient: a likelihood is never of two people.
 
-    A study that could not be scored has no rank, and stands before all others: a person must look
-    at it, and at the end it would read as normal.
-
-    Returns:
-        Pairs of rank, from 1, and study; most likely first, ties by key.
+    Images that name no patient go with the one that the others name, if there is but one.
     """
-    unscored = sorted((s for s in studies if s.likelihood is None), key=lambda s: s.key)
-    scored = sorted(
-        (s for s in studies if s.likelihood is not None),
-        key=lambda s: (-(s.likelihood or 0.0), s.key),
-    )
-    return [(None, study) for study in unscored] + list(enumerate(scored, start=1))
+    by_tag: dict[int | None, list[Image]] = {}
+    for image in images:
+        header = image.record.account.header
+        by_tag.setdefault(header.patient_tag if header else None, []).append(image)
+    return [list(images)] if len(by_tag.keys() - {None}) <= 1 else list(by_tag.values())
+
+
+def resolve(
+    images: Sequence[Image],
+    *,
+    is_preview: Callable[[Image], bool],
+    is_reused: Callable[[str], bool],
+) -> list[Outcome]:
+    """Decide what each image of a study counts for, beside the others.
+
+    Of the copies of a SOP instance, as in two places or two transfer syntaxes, the first counts.
+    Other pictures of the same UID count all, since who mislabelled them is unknown, with a note.
+
+    Args:
+        images: Images of one study, in the order of the walk.
+        is_preview: Whether a plain image shows what a DICOM file beside it holds.
+        is_reused: Whether images of other studies bear a SOP instance UID, too.
+    """
+    pictures: dict[tuple[str, int | None], list[Record]] = {}
+    outcomes = []
+    for image in images:
+        record, identity = image.record, _identity(image)
+        known = pictures.setdefault(identity, []) if identity is not None else []
+        reason, detail, notes = record.account.reason, record.account.detail, record.account.notes
+        if record.thumbnail is not None:
+            original = next((other for other in known if same_picture(record, other)), None)
+            if original is not None:
+                reason, detail = Reason.DUPLICATE, "another copy of this SOP instance counts"
+                notes += ("copy_differs",) if record.digest != original.digest else ()
+            elif record.account.header is None and is_preview(image):
+                reason, detail = Reason.PREVIEW, "the picture of a DICOM file beside it"
+            else:
+                known.append(record)
+        is_lost = reason is not None and reason.is_failure
+        outcomes.append(Outcome(image, reason, detail, is_lost, notes))
+    # What became of the other images of an instance shows when all are known.
+    return [_beside(outcome, pictures, is_reused) for outcome in outcomes]
+
+
+def _beside(
+    outcome: Outcome,
+    pictures: Mapping[tuple[str, int | None], Sequence[Record]],
+    is_reused: Callable[[str], bool],
+) -> Outcome:
+    """Note what the other images of the same instance mean for one."""
+    identity = _identity(outcome.image)
+    if identity is None or not pictures[identity]:
+        return outcome
+    if outcome.image.record.thumbnail is None:
+        return replace(outcome, is_lost=False, notes=(*outcome.notes, "copy_read"))
+    if outcome.reason != Reason.DUPLICATE and (
+        len(pictures[identity]) > 1 or is_reused(identity[0])
+    ):
+        return replace(outcome, notes=(*outcome.notes, "uid_reused"))
+    return outcome
+
+
+def same_picture(record: Record, other: Record) -> bool:
+    """Whether two records are of one picture, but for lossy compression."""
+    difference = _levels(record) - _levels(other)
+    return bool(np.abs(difference).max() <= COPY_TOLERANCE)
+
+
+def shows_the_same(record: Record, other: Record) -> bool:
+    """Whether two records are of one picture, but for its grey scale."""
+    one, two = _levels(record), _levels(other)
+    spread = one.std() * two.std()
+    covariance = ((one - one.mean()) * (two - two.mean())).mean()
+    return bool(spread > 0 and covariance / spread >= PREVIEW_CORRELATION)
+
+
+def _levels(record: Record) -> NDArray[np.float64]:
+    return np.frombuffer(record.thumbnail or b"", np.uint8).astype(np.float64)
+
+
+def _identity(image: Image) -> tuple[str, int | None] | None:
+    account = image.record.account
+    uid = account.header.sop_instance_uid if account.header else None
+    return None if uid is None else (uid, account.frame)

@@ -8,13 +8,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 from pydicom.uid import CTImageStorage, generate_uid
 
 from fracjax_jobs import score_dir as job
+from fracjax_jobs.studies import Band
 from fracjax_jobs.tables import METADATA_KEY
+from fracjax_jobs.worklist import Paths
 from image.dicom_files import dicom_bytes
 
 SCORED = "scored"
@@ -23,8 +26,7 @@ SCORED = "scored"
 def pixels(seed, bits=12, shape=(48, 40)):
     """A picture (h, w) of its own for each seed, over the whole range of ``bits``."""
     rng = np.random.default_rng(seed)
-    coarse = rng.random((4, 4))
-    picture = np.kron(coarse, np.ones((shape[0] // 4, shape[1] // 4)))
+    picture = cv2.resize(rng.random((4, 4)), shape[::-1], interpolation=cv2.INTER_CUBIC)
     picture = (picture - picture.min()) / np.ptp(picture)
     return np.round(picture * (2**bits - 1)).astype(np.uint16)
 
@@ -96,7 +98,7 @@ CONTENTS = {
     "broken": (dicom(8, Rows=None), "corrupt"),
     "broken png": (plain(9)[:60], "corrupt"),
     "flat": (dicom(10, PixelData=b"\0" * 48 * 40 * 2), "flat"),
-    "frames": (dicom(11, NumberOfFrames=2), "unsupported"),
+    "frames": (dicom(11, NumberOfFrames=9, PixelData=pixels(11).tobytes() * 9), "multi_frame"),
 }
 """What a file may hold, and its outcome. A second copy of a DICOM image is a duplicate."""
 
@@ -140,10 +142,16 @@ def outcome(row):
 
 def read_run(out):
     """Read the three tables of a run."""
-    tables = [pq.read_table(path).to_pylist() for path in job.table_paths(out)]
-    footers = {pq.read_metadata(path).metadata[METADATA_KEY] for path in job.table_paths(out)}
+    tables = [pq.read_table(path).to_pylist() for path in table_paths(out)]
+    footers = {pq.read_metadata(path).metadata[METADATA_KEY] for path in table_paths(out)}
     assert len(footers) == 1, "the three tables of one run have the same footer"
     return Run(*tables, json.loads(footers.pop()))
+
+
+def table_paths(out):
+    """Where the worklist, the table of files and that of linkage lie."""
+    paths = Paths(out)
+    return paths.worklist, paths.files, paths.linkage
 
 
 def score(root, out, scorer, **options):
@@ -153,21 +161,26 @@ def score(root, out, scorer, **options):
 
 
 def check_conserved(run):
-    """Each file has one row, and all counts agree."""
-    keys = [row["file_key"] for row in run.files]
-    assert len(set(keys)) == len(keys)
+    """Each file and frame has one row, and all counts agree."""
+    frames = [(row["file_key"], row["frame"]) for row in run.files]
+    assert len(set(frames)) == len(frames)
+    keys = list(dict.fromkeys(key for key, _ in frames))
     assert keys == [row["file_key"] for row in run.linkage]
-    reasons = Counter(row["reason"] for row in run.files if row["reason"])
+    reasons = Counter()
+    for row in run.files:
+        reasons.update({row["reason"]: row["frames"]} if row["reason"] else {})
     scored = [row for row in run.files if row["outcome"] == SCORED]
     assert all((row["likelihood"] is not None) == (row["reason"] is None) for row in run.files)
-    assert run.metadata["files_found"] == len(run.files) == len(scored) + reasons.total()
+    assert run.metadata["files_found"] == len(run.linkage)
     assert run.metadata["images_scored"] == len(scored)
     assert run.metadata["set_aside"] == reasons
     in_studies = [key for study in run.worklist for key in study["image_file_keys"]]
     assert Counter(in_studies) == Counter(row["file_key"] for row in scored)
-    ranked = [row for row in run.worklist if row["rank"] is not None]
-    assert run.metadata["studies_ranked"] == len(ranked)
-    assert run.metadata["studies_not_scored"] == len(run.worklist) - len(ranked)
+    bands = Counter(row["band"] for row in run.worklist)
+    assert run.metadata["studies"] == {str(band): bands[band] for band in Band}
+    assert all((row["rank"] is not None) == (row["band"] == "ranked") for row in run.worklist)
+    for row in run.worklist:
+        assert row["images_found"] == row["images_scored"] + row["images_set_aside"] > 0
 
 
 def put(root, path, content):

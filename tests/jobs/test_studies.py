@@ -1,17 +1,21 @@
 """Which image counts towards which study, and in which order the studies stand."""
 
 import io
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 from exports import CONTENTS, archive, check_conserved, dicom, pixels, plain, put, score
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image as PillowImage
 from pydicom.uid import HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless
 
 from fracjax.image import Header, Reason
-from fracjax_jobs.studies import Study, rank
+from fracjax_jobs.account import Account, Record
+from fracjax_jobs.state import Image
+from fracjax_jobs.studies import Band, GroupBy, Study, resolve, split_patients
+from fracjax_jobs.worklist import Presentation
 from image.dicom_files import LOSSLESS, dicom_bytes
 
 SAME = 1e-3
@@ -27,7 +31,7 @@ def worked(tmp_path_factory, scorer, reading_here):
         "AccessionNumber": "A77",
         "StudyDate": "20250131",
         "StudyTime": "0815",
-        "BodyPartExamined": "WRIST",
+        "BodyPartExamined": "HAND",
     }
     put(root, "1/IM1", dicom(1, "1.2.1", **facts))
     put(root, "2/deep/IM1", dicom(2, "1.2.1", SeriesInstanceUID="1.2.1.9"))
@@ -60,8 +64,9 @@ def test_a_study_gathers_its_images_from_folders_and_archives(worked):
 
 def test_a_study_tells_what_its_first_header_says(worked):
     study = worked.study("1.2.1")
-    told = ("study_instance_uid", "accession_number", "study_datetime", "modality", "body_part")
-    assert [study[name] for name in told] == ["1.2.1", "A77", "2025-01-31T08:15", "DX", "WRIST"]
+    told = ("study_instance_uid", "accession_number", "study_datetime", "modality")
+    assert [study[name] for name in told] == ["1.2.1", "A77", "2025-01-31T08:15", "DX"]
+    assert (study["body_parts"], study["body_parts_tagged"]) == (["hand"], ["HAND"])
 
 
 def test_its_likelihood_is_the_mean_of_its_images(worked):
@@ -85,7 +90,7 @@ def test_a_copy_of_an_image_counts_once(worked):
     assert worked.study("1.2.1")["images_set_aside"] == 0
     copy = worked.file("1/copy of IM1")
     assert (worked.file("1/IM1")["outcome"], copy["reason"]) == ("scored", "duplicate")
-    assert copy["study_key"] is None
+    assert copy["study_key"] == "1.2.1"
 
 
 def test_ranks_count_from_the_most_likely_and_ties_go_by_key(worked):
@@ -102,17 +107,17 @@ def test_a_study_of_broken_images_stands_first_without_a_rank(worked):
     first, second, third = worked.worklist[:3]
     assert [first["study_key"], second["study_key"]] == ["1.2.4", "1.2.9"]
     for study, reason in ((first, "corrupt"), (second, "truncated")):
-        assert study["status"] == "not_scored"
+        assert study["band"] == "not_scored"
         assert study["rank"] is study["likelihood"] is study["top_file_key"] is None
-        assert study["set_aside_reasons"] == [reason]
+        assert study["reasons"] == [reason]
         assert (study["images_scored"], study["images_set_aside"]) == (0, 1)
-    assert (third["rank"], third["status"]) == (1, "scored")
+    assert (third["rank"], third["band"]) == (1, "ranked")
 
 
 def test_a_partly_read_study_is_ranked_and_says_what_it_lacks(worked):
     study = worked.study("1.2.3")
-    assert (study["status"], study["images_scored"], study["images_set_aside"]) == ("scored", 1, 2)
-    assert study["set_aside_reasons"] == ["flat", "truncated"]
+    assert (study["band"], study["images_scored"], study["images_set_aside"]) == ("ranked", 1, 2)
+    assert study["reasons"] == ["flat", "truncated"]
     assert worked.file("partly/short")["study_key"] == "1.2.3"
 
 
@@ -130,7 +135,7 @@ def test_a_folder_may_make_a_study_of_plain_images(tmp_path, scorer, reading_her
     put(root, "a/IM1", dicom(9, "1.2.3"))
     put(root, "x.zip", archive(("1.png", plain(11)), ("2.png", plain(12))))
     with reading_here():
-        run = score(root, tmp_path / "worklist.parquet", scorer, group_by="folder")
+        run = score(root, tmp_path / "worklist.parquet", scorer, group_by=GroupBy.FOLDER)
     groups = [{run.paths[key] for key in study["image_file_keys"]} for study in run.worklist]
     assert sorted(map(sorted, groups)) == [
         ["a/1.png", "a/2.png"],
@@ -158,33 +163,6 @@ def test_headers_of_an_image_that_is_set_aside_still_fill_the_study(worked):
     assert study["study_instance_uid"] == "1.2.9"
 
 
-studies = st.builds(
-    lambda key, likelihoods: Study(str(key), Header(), likelihoods=likelihoods),
-    st.integers(0, 99),
-    st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), max_size=3),
-)
-
-
-@given(st.lists(studies, unique_by=lambda study: study.key))
-def test_each_study_has_one_place(given_studies):
-    ranked = rank(given_studies)
-    assert sorted(id(study) for _, study in ranked) == sorted(id(study) for study in given_studies)
-    unscored = [study for position, study in ranked if position is None]
-    scored = [(position, study) for position, study in ranked if position is not None]
-    assert ranked[: len(unscored)] == [(None, study) for study in unscored]
-    assert [study.key for study in unscored] == sorted(study.key for study in unscored)
-    assert [position for position, _ in scored] == list(range(1, len(scored) + 1))
-    order = [(-study.likelihood, study.key) for _, study in scored]
-    assert order == sorted(order)
-
-
-@given(st.lists(studies, unique_by=lambda study: study.key), st.randoms())
-def test_the_order_does_not_depend_on_the_order_of_the_files(given_studies, random):
-    shuffled = list(given_studies)
-    random.shuffle(shuffled)
-    assert rank(shuffled) == rank(given_studies)
-
-
 def test_another_picture_under_a_used_uid_is_scored_and_marked(tmp_path, scorer, reading_here):
     """Some anonymisers write one SOPInstanceUID into every file."""
     root = tmp_path / "export"
@@ -196,8 +174,7 @@ def test_another_picture_under_a_used_uid_is_scored_and_marked(tmp_path, scorer,
         run = score(root, tmp_path / "worklist.parquet", scorer)
     assert {row["study_key"] for row in run.worklist} == {"1.1", "1.2"}
     by_path = {run.paths[row["file_key"]]: row for row in run.files}
-    assert by_path["1"]["notes"] == []
-    assert by_path["2"]["notes"] == ["uid_reused"]
+    assert by_path["1"]["notes"] == by_path["2"]["notes"] == ["uid_reused"]
     assert by_path["3"]["reason"] == "duplicate"
 
 
@@ -217,7 +194,7 @@ def forms():
     for syntax in (*LOSSLESS, *lossy):
         yield syntax.name, dicom_bytes(values[12], bits=12, syntax=syntax, **window)
     stream = io.BytesIO()
-    Image.fromarray(values[8].astype(np.uint8)).save(stream, "PNG")
+    PillowImage.fromarray(values[8].astype(np.uint8)).save(stream, "PNG")
     yield "PNG", stream.getvalue()
     yield "reversed", dicom_bytes(255 - values[8], bits=8)
 
@@ -241,7 +218,135 @@ def test_each_reason_is_a_failure_unless_nothing_was_lost(tmp_path, scorer, read
         put(tmp_path / "export", kind, data)
     with reading_here():
         run = score(tmp_path / "export", tmp_path / "worklist.parquet", scorer)
-    harmless = {"not_an_image", "not_a_radiograph", "duplicate"}
     for row in run.files:
-        assert row["is_failure"] == bool(row["reason"] and row["reason"] not in harmless)
-    assert {reason for reason in Reason if not reason.is_failure} == harmless
+        assert row["is_failure"] == bool(row["reason"] and Reason(row["reason"]).is_failure)
+
+
+# The order, and what decides it
+
+
+HOUR = timedelta(hours=1)
+NOW = datetime(2026, 1, 2, 12)
+
+
+def image(number, reason=None, likelihood=0.5, uid=None, picture=0, position=None, **facts):
+    """An image as the state holds it: picture ``n`` is grey of level ``n``."""
+    header = Header(sop_instance_uid=uid, **facts) if uid or facts else None
+    account = Account(
+        reason=reason, header=header, likelihood=None if reason else likelihood, detail="a line"
+    )
+    is_read = reason in (None, Reason.UNFAMILIAR)
+    thumbnail = bytes([picture] * 256) if is_read else None
+    record = Record(account, "study", thumbnail, bytes([picture]) if is_read else None)
+    return Image(number, position or number, 1_700_000_000, record)
+
+
+def study(*images):
+    resolved = resolve(images, is_preview=lambda _: False, is_reused=lambda _: False)
+    return Study(tuple(outcome for outcome in resolved if outcome.concerns_study))
+
+
+reasons = st.sampled_from([reason for reason in Reason if reason.concerns_study])
+
+
+@given(st.lists(reasons, min_size=1))
+def test_a_study_without_a_score_is_in_the_band_that_calls_loudest(given_reasons):
+    band = study(*(image(n, reason) for n, reason in enumerate(given_reasons))).band
+    harmless = {Reason.UNFAMILIAR, Reason.OUT_OF_SCOPE}
+    if set(given_reasons) - harmless:
+        assert band == Band.NOT_SCORED
+    elif Reason.UNFAMILIAR in given_reasons:
+        assert band == Band.UNFAMILIAR
+    else:
+        assert band == Band.OUT_OF_SCOPE
+
+
+@given(st.lists(reasons), st.lists(st.floats(0, 1), min_size=1))
+def test_one_score_ranks_a_study_and_nothing_else_moves_its_mean(given_reasons, likelihoods):
+    images = [image(n, reason) for n, reason in enumerate(given_reasons)]
+    images += [image(99 + n, likelihood=value) for n, value in enumerate(likelihoods)]
+    made = study(*images)
+    assert made.band == Band.RANKED
+    assert made.likelihood == pytest.approx(np.mean(likelihoods))
+    assert len(made.set_aside) == len(given_reasons)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["1.1", "1.2", None]), st.integers(0, 3)), max_size=8))
+def test_each_picture_of_an_instance_counts_once(given_images):
+    images = [
+        image(n, uid=uid, picture=picture * 20) for n, (uid, picture) in enumerate(given_images)
+    ]
+    outcomes = resolve(images, is_preview=lambda _: False, is_reused=lambda _: False)
+    counted = [outcome for outcome in outcomes if outcome.reason is None]
+    with_uid = {(uid, picture) for uid, picture in given_images if uid}
+    without = sum(uid is None for uid, _ in given_images)
+    assert len(counted) == len(with_uid) + without
+    for outcome in counted:
+        header = outcome.account.header
+        twins = {picture for uid, picture in with_uid if header and uid == header.sop_instance_uid}
+        assert ("uid_reused" in outcome.notes) == (len(twins) > 1)
+
+
+def test_a_lossy_copy_is_a_copy_and_says_that_it_differs():
+    original, lossy = image(1, uid="1.1", picture=100), image(2, uid="1.1", picture=103)
+    first, second = resolve([original, lossy], is_preview=bool, is_reused=lambda _: False)
+    assert (first.reason, first.notes) == (None, ())
+    assert (second.reason, second.notes) == (Reason.DUPLICATE, ("copy_differs",))
+
+
+def test_a_broken_copy_of_an_image_that_was_read_is_no_loss():
+    broken, whole = image(1, Reason.TRUNCATED, uid="1.1"), image(2, uid="1.1")
+    first, second = resolve([broken, whole], is_preview=bool, is_reused=lambda _: False)
+    assert (first.is_lost, first.notes, first.reason) == (False, ("copy_read",), Reason.TRUNCATED)
+    made = study(broken, whole)
+    assert (len(made.scored), made.set_aside) == (1, [])
+    assert second.notes == ()
+    (alone,) = resolve([broken], is_preview=bool, is_reused=lambda _: False)
+    assert alone.is_lost
+
+
+def test_two_patients_under_one_study_uid_are_two_studies():
+    bart, lisa = image(1, patient_tag=1), image(2, patient_tag=2)
+    unnamed = image(3, uid="1.3")
+    assert split_patients([bart, image(2, patient_tag=1)]) == [[bart, image(2, patient_tag=1)]]
+    assert split_patients([bart, unnamed]) == [[bart, unnamed]]
+    assert split_patients([bart, lisa, unnamed]) == [[bart], [lisa], [unnamed]]
+
+
+def test_a_study_waits_since_it_was_acquired():
+    plain_image = study(image(1))
+    assert plain_image.waiting_since == datetime.fromtimestamp(1_700_000_000)
+    times = {"study_datetime": "2026-01-02T09:00", "acquisition_datetime": "2026-01-02T10:30:00.5"}
+    waiting = study(image(1, **times), image(2, study_datetime="2026-01-02T11"))
+    assert waiting.waiting_since == datetime(2026, 1, 2, 10, 30, 0, 500_000)
+    assert waiting.is_overdue(NOW, HOUR)
+    assert not waiting.is_overdue(NOW, 2 * HOUR)
+    assert not waiting.is_overdue(NOW, None)
+    assert not study(image(1, study_datetime="2026-01-03")).is_overdue(NOW, HOUR)
+
+
+def test_what_has_waited_too_long_is_read_first(tmp_path, scorer, reading_here):
+    root = tmp_path / "export"
+    today, long_ago, longer_ago = (
+        (datetime.now() - timedelta(hours=hours)).strftime("%Y%m%d %H%M%S").split()
+        for hours in (1, 50, 60)
+    )
+    for number, (day, clock) in enumerate([today] * 3 + [long_ago] * 2 + [longer_ago] * 2):
+        facts = {"StudyDate": day, "StudyTime": clock}
+        put(root, f"IM{number}", dicom(number, f"1.2.{number}", **facts))
+    put(root, "broken", dicom(9, "1.2.9", StudyDate="19990101")[:-1000])
+    with reading_here():
+        plain_order = score(root, tmp_path / "a.parquet", scorer)
+        capped = score(
+            root, tmp_path / "b.parquet", scorer, presentation=Presentation(max_wait=24 * HOUR)
+        )
+    assert not any(row["is_overdue"] for row in plain_order.worklist)
+    assert capped.metadata["studies_overdue"] == 4
+    assert capped.metadata["max_wait_hours"] == 24
+    keys = [row["study_key"] for row in capped.worklist]
+    assert keys[0] == "1.2.9"
+    assert set(keys[1:3]) == {"1.2.5", "1.2.6"}
+    assert set(keys[3:5]) == {"1.2.3", "1.2.4"}
+    assert [row["rank"] for row in capped.worklist] == [None, *range(1, 8)]
+    by_rank = {row["study_key"]: row["rank"] for row in plain_order.worklist}
+    assert keys[5:] == sorted(keys[5:], key=by_rank.get)

@@ -1,15 +1,16 @@
 """The command as a night shift runs it: what it writes, says, and leaves alone."""
 
+import csv
+import dataclasses
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
+import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from contextlib import chdir
 from pathlib import Path
 
@@ -26,15 +27,17 @@ from exports import (
     plain,
     put,
     read_run,
-    score,
+    table_paths,
 )
 from PIL import Image, PngImagePlugin
 
 from fracjax import cli
 from fracjax.bundle import load
-from fracjax.image import Reason
+from fracjax.image import ReadPolicy, Reason
+from fracjax.notice import NOTICE
 from fracjax_jobs import tables
-from fracjax_jobs.score_dir import NOTICE, table_paths
+from fracjax_jobs.studies import Band
+from fracjax_jobs.worklist import Paths
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = REPOSITORY / "docs/worklist.md"
@@ -48,7 +51,13 @@ PATIENT = {
     "PatientComments": "nemesis of Simpson",
     "ReferringPhysicianName": "RIVIERA^NICK",
     "InstitutionName": "Springfield General",
-    "StudyDescription": "Wrist of Montgomery",
+    "StudyDescription": "Hand of Montgomery",
+    "SeriesDescription": "BURNS hand",
+    "ProtocolName": "Riviera special",
+    "BodyPartExamined": "BURNS",
+    "ViewPosition": "MONTGOMERY",
+    "Laterality": "BURNS",
+    "StudyID": "MRN4711815",
 }
 MARKERS = (
     *("BURNS", "MONTGOMERY", "MRN4711815", "4711815", "19310415", "1931-04-15", "ALT0815471"),
@@ -65,12 +74,13 @@ def command(*arguments):
 def export(tmp_path_factory):
     """An export full of identifiers: in headers good and damaged, in names, in comments."""
     root = tmp_path_factory.mktemp("identified") / "export"
-    folder = "BURNS MONTGOMERY MRN4711815/19310415 Wrist"
+    folder = "BURNS MONTGOMERY MRN4711815/19310415 Hand"
     whole = dicom(1, "1.2.1", **PATIENT, AccessionNumber="A1")
     at = whole.index(b"BURNS")
     files = {
         "IM1": whole,
-        "IM2": dicom(2, "1.2.1", **PATIENT),
+        "IM2": dicom(2, "1.2.1", **PATIENT, AccessionNumber="MRN4711815"),
+        "uid": dicom(22, **PATIENT, StudyInstanceUID="BURNS", SeriesInstanceUID="1.BURNS"),
         "IM3": dicom(3, "1.2.2", **PATIENT, WindowCenter="0", WindowWidth="0"),
         "short": dicom(4, "1.2.3", **PATIENT)[:-1000],
         "cut in the name": whole[: at + 4],
@@ -107,6 +117,7 @@ def night(export, tiny_bundle, tmp_path_factory):
         Path(folder).chmod(0o500)
     before = listing(export)
     arguments = (export, "--out", out, "--bundle", tiny_bundle, "--batch-size", 2, "--workers", 2)
+    arguments += ("--csv", "--log-json")
     done = subprocess.run(command(*arguments), capture_output=True, check=False)
     after = listing(export)
     for folder in folders:
@@ -122,10 +133,10 @@ def test_nothing_in_the_export_changes(night):
     assert night["before"] == night["after"]
 
 
-def test_three_tables_for_the_user_alone_and_nothing_else(night):
+def test_its_files_are_for_the_user_alone_and_nothing_else(night):
     out = night["out"]
-    assert sorted(out.parent.iterdir()) == sorted(table_paths(out))
-    for path in table_paths(out):
+    assert sorted(out.parent.iterdir()) == sorted(Paths(out).all)
+    for path in Paths(out).all:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -140,7 +151,8 @@ def test_no_identifier_leaves_the_export(night):
     said = night["done"].stdout + night["done"].stderr
     worklist, files, _ = (pq.read_table(path).to_pylist() for path in table_paths(night["out"]))
     footers = [pq.read_metadata(path).metadata for path in table_paths(night["out"])]
-    raw = b"".join(path.read_bytes() for path in table_paths(night["out"])[:2])
+    paths = Paths(night["out"])
+    raw = b"".join(path.read_bytes() for path in paths.all if path != paths.linkage)
     for text in (said.decode(), repr(worklist), repr(files), repr(footers), raw.decode("latin-1")):
         found = [marker for marker in MARKERS if marker.lower() in text.lower()]
         assert not found
@@ -165,6 +177,28 @@ def test_the_summary_says_what_was_done(night):
     for row in run.worklist:
         for identifier in ("study_instance_uid", "accession_number", "top_sop_instance_uid"):
             assert row[identifier] is None or row[identifier] not in said.split()
+
+
+def test_lines_of_json_say_how_far_it_is_and_how_it_ended(night):
+    lines = [json.loads(line) for line in night["done"].stderr.decode().splitlines()]
+    assert {line["event"] for line in lines} == {"progress", "end"}
+    run = read_run(night["out"])
+    assert lines[-1]["event"] == "end"
+    assert lines[-1]["exit_code"] == 1
+    assert lines[-1]["files_found"] == lines[-2]["files_done"] == len(run.linkage)
+    assert lines[-1]["studies"] == run.metadata["studies"]
+
+
+def test_the_spreadsheet_has_the_rows_of_the_worklist(night):
+    with Paths(night["out"]).csv.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    worklist = read_run(night["out"]).worklist
+    assert [row["study_key"] for row in rows] == [row["study_key"] for row in worklist]
+    assert all(row["notice"] == NOTICE for row in rows)
+    for row, original in zip(rows, worklist, strict=True):
+        assert row["likelihood"] == "" or float(row["likelihood"]) == pytest.approx(
+            original["likelihood"]
+        )
 
 
 def test_the_footer_names_the_model_and_the_use(night, tiny_bundle):
@@ -251,7 +285,7 @@ def test_exit_code_3_where_nothing_is_scored(tmp_path, tiny_bundle, run_command)
     assert (code, errors) == (3, "")
     assert NOTICE in said
     (study,) = read_run(out).worklist
-    assert (study["study_key"], study["status"]) == ("1.2.3", "not_scored")
+    assert (study["study_key"], study["band"]) == ("1.2.3", "not_scored")
 
 
 BAD_INPUTS = {
@@ -278,6 +312,22 @@ BAD_INPUTS = {
     "no time": "{tmp}/export --out {out} --timeout 0",
     "a time that is no number": "{tmp}/export --out {out} --timeout nan",
     "an unknown grouping": "{tmp}/export --out {out} --group-by patient",
+    "no memory": "{tmp}/export --out {out} --worker-memory 0.01",
+    "a memory that is no number": "{tmp}/export --out {out} --worker-memory nan",
+    "no wait": "{tmp}/export --out {out} --max-wait 0",
+    "a wait that is no number": "{tmp}/export --out {out} --max-wait nan",
+    "a policy without such a field": "{tmp}/export --out {out} --policy colour=yes",
+    "a policy of another kind": "{tmp}/export --out {out} --policy max_frames=many",
+    "an unknown way with identifiers": "{tmp}/export --out {out} --identifiers drop",
+    "hashes without a key": "{tmp}/export --out {out} --identifiers hash",
+    "a key without hashes": "{tmp}/export --out {out} --key-file {tmp}/key",
+    "no such key": "{tmp}/export --out {out} --identifiers hash --key-file {tmp}/none",
+    "a short key": "{tmp}/export --out {out} --identifiers hash --key-file {tmp}/short",
+    "a key for all to read": "{tmp}/export --out {out} --identifiers hash --key-file {tmp}/open",
+    "paths on no terminal": "{tmp}/export --out {out} --show-paths",
+    "a state that is none": "{tmp}/export --out {tmp}/strange.parquet",
+    "a state of another program": "{tmp}/export --out {tmp}/foreign.parquet",
+    "a name with control characters": "'{tmp}/\x1b[2J\nx' --out {out}",
 }
 
 
@@ -291,12 +341,18 @@ def bad_inputs(tmp_path_factory, tiny_bundle):
     (folder / "taken.files.parquet").mkdir()
     (folder / "link").symlink_to("export")
     put(folder, "json/bundle.json", b"{}")
+    put(folder, "key", b"k" * 32).chmod(0o600)
+    put(folder, "short", b"k").chmod(0o600)
+    put(folder, "open", b"k" * 32).chmod(0o644)
+    put(folder, "strange.state", b"my notes, " * 500)
+    with sqlite3.connect(folder / "foreign.state") as database:
+        database.execute("CREATE TABLE mine (x)")
     shutil.copytree(tiny_bundle, folder / "damaged")
     weights = folder / "damaged/weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
     shutil.copytree(tiny_bundle, folder / "version")
     manifest = folder / "version/bundle.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    manifest.write_text(re.sub('"version": [0-9]+', '"version": 99', manifest.read_text()))
     return folder
 
 
@@ -311,6 +367,7 @@ def test_bad_input_is_one_line_and_exit_code_2(kind, bad_inputs, tiny_bundle, ru
     )
     assert (code, said) == (2, "")
     assert re.fullmatch(r"fracjax: [^\n]+\n", errors)
+    assert errors[:-1].isprintable()
     assert set(listing(bad_inputs)) == before
 
 
@@ -322,43 +379,6 @@ def test_a_folder_that_cannot_be_written_is_named(bad_inputs, tiny_bundle, run_c
     )
     assert code == 2
     assert re.fullmatch(r"fracjax: [^\n]+\n", errors)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
-def test_a_full_disk_is_one_line(tmp_path, scorer, reading_here, monkeypatch, capfd):
-    put(tmp_path, "export/IM1", dicom(1))
-    full = lambda *_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "partial"))  # noqa: E731
-    monkeypatch.setattr(tables.tempfile, "mkstemp", full)
-    with reading_here(), pytest.raises(tables.UsageError, match="No space left on device"):
-        score(tmp_path / "export", tmp_path / "w.parquet", scorer)
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
-    assert capfd.readouterr().err == ""
-
-
-# A run that is killed
-
-
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_killed_run_leaves_no_table_and_no_process(tmp_path, tiny_bundle, kill):
-    for number in range(40):
-        put(tmp_path, f"export/IM{number:02d}", dicom(number))
-    out = put(tmp_path, "out/worklist.parquet", b"of last night")
-    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 2)
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while len(list(out.parent.glob(".fracjax-*.partial"))) < 3:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.2)  # into the reading, which begins with the start of the workers
-    process.send_signal(kill)
-    process.communicate(timeout=120)  # ends when no process of the run holds the pipes any more
-    assert process.returncode == (-kill if kill == signal.SIGKILL else 128 + kill)
-    assert out.read_bytes() == b"of last night"
-    left = [path.name for path in out.parent.iterdir() if path != out]
-    if kill != signal.SIGKILL:
-        assert left == []
-    assert all(name.startswith(".fracjax-") and name.endswith(".partial") for name in left)
 
 
 # The document, and the programs that open the tables
@@ -389,6 +409,7 @@ def documented(heading):
 def test_the_document_has_each_column_with_its_type(name, schema):
     kinds = {pa.float32(): "float32", pa.list_(pa.string()): "list of string"}
     kinds[pa.list_(pa.float32())] = "list of float32"
+    kinds[pa.bool_()] = "bool"
     columns = documented(name)
     columns.pop("column")
     assert columns == {field.name: kinds.get(field.type, str(field.type)) for field in schema}
@@ -399,6 +420,15 @@ def test_the_document_has_each_reason_and_exit_code():
     reasons.pop("reason")
     assert reasons == {str(reason): "yes" if reason.is_failure else "no" for reason in Reason}
     assert set(documented("Exit codes")) == {"code", "0", "1", "2", "3", "70", "130", "143"}
+
+
+def test_the_document_has_each_band_and_each_rule():
+    bands = documented("Bands")
+    bands.pop("band")
+    assert list(bands) == list(Band)
+    rules = documented("What counts as a radiograph")
+    rules.pop("field")
+    assert list(rules) == [field.name for field in dataclasses.fields(ReadPolicy)]
 
 
 def test_the_document_has_each_note():
@@ -438,11 +468,11 @@ def test_duckdb_and_pandas_see_the_documented_types(night):
     described = duckdb.sql(f"DESCRIBE FROM '{night['out']}'").fetchall()
     types = {name: kind for name, kind, *_ in described}
     assert (types["rank"], types["likelihood"]) == ("INTEGER", "FLOAT")
-    assert (types["status"], types["image_likelihoods"]) == ("VARCHAR", "FLOAT[]")
+    assert (types["band"], types["image_likelihoods"]) == ("VARCHAR", "FLOAT[]")
     frame = pandas.read_parquet(night["out"])
     assert frame["likelihood"].dtype == "float32"
     assert frame["images_scored"].dtype == "int32"
-    assert frame["rank"].isna().sum() == (frame["status"] == "not_scored").sum() > 0
+    assert frame["rank"].isna().sum() == (frame["band"] != "ranked").sum() > 0
 
 
 def test_polars_reads_the_worklist(night):

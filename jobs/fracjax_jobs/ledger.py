@@ -1,0 +1,141 @@
+"""Turns what was read into accounts, scoring pictures in batches on the way."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from fracjax.engine import Scorer
+from fracjax.image import Reason, Rejected
+from fracjax_jobs.account import Account, Record
+from fracjax_jobs.read import Reading
+from fracjax_jobs.state import State, Task
+from fracjax_jobs.studies import GroupBy, study_group
+
+SECONDS_AT_RISK = 2.0
+"""Work that a sudden end may cost, at most, beside the batch under way."""
+
+_NOT_OPENED = frozenset({Reason.NOT_A_FILE, Reason.UNREADABLE, Reason.EMPTY})
+"""Nothing is known of what such a file holds; it may as well be furniture."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    task: Task
+    results: Sequence[Reading | Rejected]
+
+
+class Ledger:
+    """Takes files as they are read, and enters each into the state once its pictures are scored.
+
+    Attributes:
+        images: Pictures scored so far.
+    """
+
+    def __init__(self, scorer: Scorer, group_by: GroupBy, state: State) -> None:
+        self.images = 0
+        self._scorer = scorer
+        self._group_by = group_by
+        self._state = state
+        self._waiting: list[_Waiting] = []
+        self._inputs = 0
+        self._committed = time.monotonic()
+
+    def take(self, task: Task, results: Sequence[Reading | Rejected]) -> None:
+        """Take a file: one result for each of its frames, or one for all of it."""
+        readings = sum(isinstance(result, Reading) for result in results)
+        if not readings:
+            self._enter(task, results, iter(()))
+        else:
+            self._waiting.append(_Waiting(task, results))
+            self._inputs += readings
+        if self._inputs >= self._scorer.batch_size:
+            self.settle()
+        elif time.monotonic() - self._committed > SECONDS_AT_RISK:
+            self._commit()
+
+    def settle(self) -> None:
+        """Score the pictures that wait, and commit all that was taken."""
+        inputs = [
+            result.input
+            for waiting in self._waiting
+            for result in waiting.results
+            if isinstance(result, Reading)
+        ]
+        if inputs:
+            scores = self._scorer.score(np.stack(inputs))
+            each = zip(
+                scores.likelihoods.tolist(),
+                scores.distances.tolist(),
+                scores.familiar.tolist(),
+                strict=True,
+            )
+            for waiting in self._waiting:
+                self._enter(waiting.task, waiting.results, each)
+        self.images += len(inputs)
+        self._waiting, self._inputs = [], 0
+        self._commit()
+
+    def _commit(self) -> None:
+        self._state.commit()
+        self._committed = time.monotonic()
+
+    def _enter(
+        self,
+        task: Task,
+        results: Sequence[Reading | Rejected],
+        scores: Iterator[tuple[float, float, bool]],
+    ) -> None:
+        name = task.entry.name
+        folder = self._state.folder_of(name)
+        records = []
+        for index, result in enumerate(results, start=1):
+            account = _account(result, scores, index if len(results) > 1 else None)
+            group = None
+            if isinstance(result, Reading) or _may_be_image(result):
+                study = study_group(name, folder, result.header, self._group_by)
+                group = study or f"file:{task.number}"
+            record = Record(account, group)
+            if isinstance(result, Reading):
+                record = replace(record, thumbnail=result.thumbnail, digest=result.digest)
+            records.append(record)
+        self._state.record(task.number, records)
+
+
+def _may_be_image(rejected: Rejected) -> bool:
+    """Whether a study lacks this file; that of the file alone, where no header names another."""
+    if rejected.header is not None:
+        return rejected.reason.concerns_study
+    return rejected.reason.is_failure and rejected.reason not in _NOT_OPENED
+
+
+def _account(
+    result: Reading | Rejected,
+    scores: Iterator[tuple[float, float, bool]],
+    frame: int | None,
+) -> Account:
+    if isinstance(result, Rejected):
+        return Account(
+            frame=frame,
+            frames=result.frames,
+            reason=result.reason,
+            detail=result.detail,
+            header=result.header,
+        )
+    likelihood, distance, is_familiar = next(scores)
+    return Account(
+        frame=frame,
+        reason=None if is_familiar else Reason.UNFAMILIAR,
+        detail=None if is_familiar else "unlike the pictures that the model learned from",
+        header=result.header,
+        format=result.format,
+        decoder=result.decoder,
+        voi_source=result.voi_source,
+        polarity_source=result.polarity_source,
+        notes=result.notes,
+        likelihood=likelihood if is_familiar else None,
+        distance=distance,
+        scored_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )

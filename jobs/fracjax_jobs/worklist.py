@@ -1,0 +1,385 @@
+"""From the state of a run to its tables: a function of the state, whatever way led to it.
+
+Rows pass through spools on disk, so that no tree is too large for the memory.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fracjax.bundle import Manifest
+from fracjax.image import Header, Reason
+from fracjax.notice import NOTICE
+from fracjax_jobs.identifiers import Identifiers
+from fracjax_jobs.inventory import Inventory
+from fracjax_jobs.spool import Spool
+from fracjax_jobs.state import Image, State
+from fracjax_jobs.studies import (
+    Band,
+    Outcome,
+    Study,
+    resolve,
+    shows_the_same,
+    split_patients,
+)
+from fracjax_jobs.tables import FILES, LINKAGE, WORKLIST, CsvWriter, TableWriter
+
+TOP = 10
+"""Studies that a summary shows."""
+
+_PLACES = {band: place for place, band in enumerate(Band)}
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the tables of a worklist lie, and its state."""
+
+    worklist: Path
+
+    @property
+    def files(self) -> Path:
+        """The outcome of every file."""
+        return self.worklist.with_suffix(".files.parquet")
+
+    @property
+    def linkage(self) -> Path:
+        """The path of every file."""
+        return self.worklist.with_suffix(".linkage.parquet")
+
+    @property
+    def csv(self) -> Path:
+        """The worklist for a spreadsheet."""
+        return self.worklist.with_suffix(".csv")
+
+    @property
+    def state(self) -> Path:
+        """What the run has done so far."""
+        return self.worklist.with_suffix(".state")
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Each of them."""
+        return (self.worklist, self.files, self.linkage, self.csv, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How the tables show what the state holds. No score depends on it.
+
+    Attributes:
+        identifiers: What stands for study UIDs and accession numbers.
+        max_wait: After which a study is read next, whatever its likelihood; ``None`` for never.
+        csv: Whether the worklist is written for a spreadsheet, too.
+    """
+
+    identifiers: Identifiers = field(default_factory=Identifiers)
+    max_wait: timedelta | None = None
+    csv: bool = False
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the tables say, in numbers.
+
+    Attributes:
+        files_found: Files and archive members.
+        images_scored: Images, each frame counted, that have a likelihood.
+        set_aside: The other files and frames, by reason.
+        failures: Those of them that may be lost images.
+        studies: By band.
+        studies_in_part: Ranked ones with images that were set aside.
+        studies_overdue: Ranked ones that have waited too long.
+        top: Rows of the first ranked studies.
+        images_read: Images that this run itself has scored.
+    """
+
+    files_found: int = 0
+    images_scored: int = 0
+    set_aside: Counter[Reason] = field(default_factory=Counter)
+    failures: int = 0
+    studies: Counter[Band] = field(default_factory=Counter)
+    studies_in_part: int = 0
+    studies_overdue: int = 0
+    top: list[dict[str, Any]] = field(default_factory=list)
+    images_read: int = 0
+
+    def counts(self) -> dict[str, Any]:
+        """Give what a footer or a log says of it."""
+        return {
+            "files_found": self.files_found,
+            "images_scored": self.images_scored,
+            "set_aside": {str(reason): n for reason, n in sorted(self.set_aside.items())},
+            "failures": self.failures,
+            "studies": {str(band): self.studies[band] for band in Band},
+            "studies_in_part": self.studies_in_part,
+            "studies_overdue": self.studies_overdue,
+        }
+
+
+def write_tables(
+    state: State,
+    inventory: Inventory,
+    manifest: Manifest,
+    paths: Paths,
+    presentation: Presentation,
+    provenance: Mapping[str, Any],
+) -> Summary:
+    """Write the worklist and the tables beside it. They appear together, the worklist last.
+
+    Args:
+        state: With an account of every file of ``inventory``.
+        inventory: The files, in the order that they are registered in.
+        manifest: The model's.
+        paths: Where the tables are written.
+        presentation: How they show what the state holds.
+        provenance: What their footers say beside the counts.
+
+    Raises:
+        UsageError: A table cannot be written.
+        RuntimeError: The accounts do not add up, which is a defect of this program.
+    """
+    summary = Summary()
+    with ExitStack() as stack:
+        studies, outcomes = stack.enter_context(Spool()), stack.enter_context(Spool())
+        _sort(state, manifest, presentation, studies, outcomes)
+        linkage = stack.enter_context(TableWriter(paths.linkage, LINKAGE))
+        files = stack.enter_context(TableWriter(paths.files, FILES))
+        worklist = stack.enter_context(TableWriter(paths.worklist, WORKLIST))
+        csv = stack.enter_context(CsvWriter(paths.csv)) if presentation.csv else None
+
+        scored_in_studies = 0
+        for row in _ranked(studies):
+            worklist.append(row)
+            if csv is not None:
+                csv.append(row)
+            band = Band(row["band"])
+            scored_in_studies += row["images_scored"]
+            summary.studies[band] += 1
+            summary.studies_in_part += band == Band.RANKED and row["images_set_aside"] > 0
+            summary.studies_overdue += row["is_overdue"]
+            if band == Band.RANKED and len(summary.top) < TOP:
+                summary.top.append(row)
+
+        for entry, (linked, rows) in zip(inventory, _by_file(outcomes), strict=True):
+            summary.files_found += 1
+            path = entry.name.encode(errors="backslashreplace").decode()
+            linkage.append(linked | {"path": path})
+            for row in rows:
+                files.append(row)
+                if row["reason"] is None:
+                    summary.images_scored += 1
+                else:
+                    summary.set_aside[Reason(row["reason"])] += row["frames"]
+                    summary.failures += row["frames"] if row["is_failure"] else 0
+
+        if summary.images_scored != scored_in_studies or files.rows != state.accounts():
+            raise RuntimeError(
+                f"{summary.images_scored} images scored, but {scored_in_studies} in studies; "
+                f"{files.rows} rows of {state.accounts()} accounts: no worklist is written"
+            )
+        footer = {**provenance, **summary.counts()}
+        for table in (linkage, files, worklist):
+            table.finish(footer)
+        if csv is not None:
+            csv.finish()
+        # The worklist last: where it stands, the tables that explain it stand too.
+        linkage.publish()
+        files.publish()
+        if csv is not None:
+            csv.publish()
+        worklist.publish()
+    return summary
+
+
+def _sort(
+    state: State,
+    manifest: Manifest,
+    presentation: Presentation,
+    studies: Spool,
+    outcomes: Spool,
+) -> None:
+    """Put each study into its place, and each outcome into that of its file."""
+    reference = datetime.fromisoformat(state.reference).replace(tzinfo=None)
+    identifiers = presentation.identifiers
+    for _, same_study in groupby(state.images(of_study=True), lambda image: image.record.study):
+        patients = split_patients(list(same_study))
+        for ordinal, images in enumerate(patients, start=1):
+            resolved = resolve(
+                images,
+                is_preview=lambda image: any(
+                    shows_the_same(image.record, other) for other in state.siblings(image.number)
+                ),
+                is_reused=lambda uid: state.studies_of(uid) > 1,
+            )
+            study = Study(
+                tuple(outcome for outcome in resolved if outcome.concerns_study),
+                several_patients=len(patients) > 1,
+            )
+            key = _study_key(state, images, identifiers, ordinal if len(patients) > 1 else None)
+            for outcome in resolved:
+                # A preview is alone in its study, of which there is then no row.
+                of_study = None if outcome.reason == Reason.PREVIEW else key
+                _put_outcome(outcomes, state, outcome, of_study, identifiers)
+            if study.images:
+                is_overdue = study.is_overdue(reference, presentation.max_wait)
+                row = _study_row(state, study, key, identifiers, manifest)
+                row["is_overdue"] = is_overdue = is_overdue and study.band == Band.RANKED
+                likelihood = study.likelihood or 0.0
+                place = (
+                    _PLACES[study.band],
+                    study.waiting_since.isoformat() if is_overdue else "~",  # after any digit
+                    -likelihood,
+                    key,
+                )
+                studies.put(place, json.dumps(row))
+    for image in state.images(of_study=False):
+        account = image.record.account
+        outcome = Outcome(
+            image,
+            account.reason,
+            account.detail,
+            is_lost=account.reason is not None and account.reason.is_failure,
+            notes=account.notes,
+        )
+        _put_outcome(outcomes, state, outcome, None, identifiers)
+
+
+def _ranked(studies: Spool) -> Iterator[dict[str, Any]]:
+    """Give the rows of the worklist in its order, with their ranks."""
+    rank = 0
+    for text in studies:
+        row = json.loads(text)
+        if row["band"] == Band.RANKED:
+            rank += 1
+            row["rank"] = rank
+        yield row
+
+
+def _by_file(outcomes: Spool) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Give each file's row of the linkage table, and its rows of the table of files."""
+    decoded = (json.loads(text) for text in outcomes)
+    for _, frames in groupby(decoded, lambda outcome: outcome["linkage"]["file_key"]):
+        same_file = list(frames)
+        yield same_file[0]["linkage"], [outcome["file"] for outcome in same_file]
+
+
+def _put_outcome(
+    outcomes: Spool,
+    state: State,
+    outcome: Outcome,
+    study_key: str | None,
+    identifiers: Identifiers,
+) -> None:
+    image, account = outcome.image, outcome.account
+    header = account.header or Header()
+    file_key = state.file_key(image.number)
+    row = {
+        "file_key": file_key,
+        "frame": account.frame,
+        "frames": account.frames,
+        "outcome": "scored" if outcome.reason is None else "set_aside",
+        "reason": outcome.reason,
+        "detail": outcome.detail,
+        "is_failure": outcome.is_lost,
+        "study_key": study_key,
+        "sop_instance_uid": identifiers.show(header.sop_instance_uid),
+        "likelihood": outcome.likelihood,
+        "distance": account.distance,
+        "body_part": header.body_part,
+        "body_part_source": header.body_part_source,
+        "view_position": header.view_position,
+        "laterality": header.laterality,
+        "format": account.format,
+        "transfer_syntax": header.transfer_syntax,
+        "decoder": account.decoder,
+        "voi_source": account.voi_source,
+        "polarity_source": account.polarity_source,
+        "notes": list(outcome.notes),
+        "scored_at": account.scored_at,
+    }
+    linkage = {
+        "file_key": file_key,
+        "study_key": study_key,
+        "study_instance_uid": header.study_instance_uid,
+        "accession_number": header.accession_number,
+        "sop_instance_uid": header.sop_instance_uid,
+    }
+    place = (image.position, account.frame or 0, 0, 0)
+    outcomes.put(place, json.dumps({"file": row, "linkage": linkage}))
+
+
+def _study_key(
+    state: State, images: Sequence[Image], identifiers: Identifiers, ordinal: int | None
+) -> str:
+    """Name a study: by its UID, or by the file key of its first image."""
+    headers = (image.record.account.header for image in images)
+    uid = next((header.study_instance_uid for header in headers if header is not None), None)
+    if uid is None:
+        return state.file_key(images[0].number)
+    shown = identifiers.show(uid) or ""
+    return shown if ordinal is None else f"{shown}/{ordinal}"
+
+
+def _study_row(
+    state: State, study: Study, key: str, identifiers: Identifiers, manifest: Manifest
+) -> dict[str, Any]:
+    """Give a study's row of the worklist (``docs/worklist.md``), but for its rank."""
+    headers, scored = study.headers, study.scored
+    top = scored[0] if scored else None
+    top_header = top.account.header if top else None
+
+    def shown(name: str) -> str | None:
+        return identifiers.show(_first(headers, name))
+
+    times = [header.acquisition_datetime for header in headers if header.acquisition_datetime]
+    notes = {note for image in study.images for note in image.notes}
+    return {
+        "rank": None,
+        "band": study.band,
+        "likelihood": study.likelihood,
+        "target": manifest.target,
+        "study_key": key,
+        "study_instance_uid": shown("study_instance_uid"),
+        "accession_number": shown("accession_number"),
+        "study_datetime": identifiers.time(_first(headers, "study_datetime")),
+        "acquisition_datetime": identifiers.time(min(times, default=None)),
+        "modality": _first(headers, "modality"),
+        "body_parts": _each(headers, "body_part"),
+        "body_parts_tagged": _each(headers, "body_part_tagged"),
+        "series_instance_uids": [
+            identifiers.show(uid) for uid in _each(headers, "series_instance_uid")
+        ],
+        "images_found": sum(image.account.frames for image in study.images),
+        "images_scored": len(scored),
+        "images_set_aside": sum(
+            image.account.frames for image in study.images if image.reason is not None
+        ),
+        "image_likelihoods": [image.likelihood for image in scored],
+        "image_file_keys": [state.file_key(image.image.number) for image in scored],
+        "top_sop_instance_uid": (
+            identifiers.show(top_header.sop_instance_uid) if top_header else None
+        ),
+        "top_file_key": state.file_key(top.image.number) if top else None,
+        "top_frame": top.account.frame if top else None,
+        "reasons": sorted({str(reason) for reason in study.set_aside}),
+        "notes": sorted(notes | ({"several_patients"} if study.several_patients else set())),
+        "model_id": manifest.model_id,
+        "weights_sha256": manifest.weights_sha256,
+        "scored_at": max((image.account.scored_at or "" for image in scored), default=None),
+        "notice": NOTICE,
+    }
+
+
+def _each(headers: Sequence[Header], name: str) -> list[str]:
+    """Give the values of a fact, each once, in the order of the images."""
+    return list(dict.fromkeys(value for h in headers if (value := getattr(h, name)) is not None))
+
+
+def _first(headers: Sequence[Header], name: str) -> str | None:
+    return next(iter(_each(headers, name)), None)
