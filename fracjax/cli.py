@@ -110,6 +110,8 @@ def predict(
     from fracjax.errors import UsageError
     from fracjax.image import Rejected
 
+    if not file.is_file():  # a pipe would be waited for
+        raise UsageError(f"{file} is no file; give a radiograph")
     scorer = engine.load(bundle or BUNDLED, batch_size=1)
     try:
         typer.echo(scorer.predict(file))

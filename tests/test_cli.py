@@ -1,6 +1,7 @@
 """The commands ``predict``, ``prepare`` and ``train``: what they print, and what they refuse."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -54,13 +55,15 @@ def test_predict_on_several_devices(fracjax, image, tiny_bundle):
     assert eight.stdout == one.stdout
 
 
-@pytest.mark.parametrize("what", ["missing", "text", "folder", "empty"])
+@pytest.mark.parametrize("what", ["missing", "text", "folder", "pipe", "empty"])
 def test_predict_refuses(what, fracjax, tiny_bundle, tmp_path):
     path = tmp_path / what
     if what == "text":
         path.write_text("Dear colleague")
     elif what == "folder":
         path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
     elif what == "empty":
         path.touch()
     assert str(path) in refused(fracjax("predict", path, "--bundle", tiny_bundle))

@@ -63,6 +63,8 @@ class Outcome:
         reason: Why it is set aside; ``None`` where it counts towards the likelihood.
         detail: The reason, in one line.
         is_lost: Whether nothing else of the export shows what could not be read here.
+        concerns_study: Whether it is one of the study's images, and not one more file of such an
+            image.
         notes: What a reader of the score should know, as stable codes.
     """
 
@@ -70,6 +72,7 @@ class Outcome:
     reason: Reason | None
     detail: str | None
     is_lost: bool
+    concerns_study: bool
     notes: tuple[str, ...]
 
     @property
@@ -81,15 +84,6 @@ class Outcome:
     def likelihood(self) -> float | None:
         """Of this image; ``None`` where it is set aside."""
         return self.account.likelihood if self.reason is None else None
-
-    @property
-    def concerns_study(self) -> bool:
-        """Whether it is one of the study's images, and not one more file of such an image."""
-        return self.reason is None or (self.reason.concerns_study and not self._is_read_elsewhere)
-
-    @property
-    def _is_read_elsewhere(self) -> bool:
-        return self.reason is not None and self.reason.is_failure and not self.is_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +196,7 @@ def resolve(
         is_reused: Whether images of other studies bear a SOP instance UID, too.
     """
     pictures: dict[tuple[str, int | None], list[Record]] = {}
+    unread: set[tuple[str, int | None]] = set()
     outcomes = []
     for image in images:
         record, identity = image.record, _identity(image)
@@ -217,7 +212,11 @@ def resolve(
             else:
                 known.append(record)
         is_lost = reason is not None and reason.is_failure
-        outcomes.append(Outcome(image, reason, detail, is_lost, notes))
+        concerns_study = reason is None or reason.concerns_study
+        if record.thumbnail is None and identity is not None:
+            concerns_study &= identity not in unread  # of copies that fail alike, one counts
+            unread.add(identity)
+        outcomes.append(Outcome(image, reason, detail, is_lost, concerns_study, notes))
     # What became of the other images of an instance shows when all are known.
     return [_beside(outcome, pictures, is_reused) for outcome in outcomes]
 
@@ -232,7 +231,8 @@ def _beside(
     if identity is None or not pictures[identity]:
         return outcome
     if outcome.image.record.thumbnail is None:
-        return replace(outcome, is_lost=False, notes=(*outcome.notes, "copy_read"))
+        notes = (*outcome.notes, "copy_read")
+        return replace(outcome, is_lost=False, concerns_study=False, notes=notes)
     if outcome.reason != Reason.DUPLICATE and (
         len(pictures[identity]) > 1 or is_reused(identity[0])
     ):

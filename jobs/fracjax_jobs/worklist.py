@@ -223,7 +223,7 @@ def _sort(
             )
             key = _study_key(state, images, identifiers, ordinal if len(patients) > 1 else None)
             for outcome in resolved:
-                # A preview is alone in its study, of which there is then no row.
+                # A preview is no image of any study.
                 of_study = None if outcome.reason == Reason.PREVIEW else key
                 _put_outcome(outcomes, state, outcome, of_study, identifiers)
             if study.images:
@@ -245,6 +245,7 @@ def _sort(
             account.reason,
             account.detail,
             is_lost=account.reason is not None and account.reason.is_failure,
+            concerns_study=False,
             notes=account.notes,
         )
         _put_outcome(outcomes, state, outcome, None, identifiers)

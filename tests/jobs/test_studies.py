@@ -305,6 +305,15 @@ def test_a_broken_copy_of_an_image_that_was_read_is_no_loss():
     assert alone.is_lost
 
 
+@pytest.mark.parametrize("reason", [Reason.TRUNCATED, Reason.OUT_OF_SCOPE])
+def test_copies_that_are_set_aside_alike_are_one_image(reason):
+    copies = [image(number, reason, uid="1.1") for number in (1, 2, 3)]
+    other = image(4, reason, uid="1.2")
+    assert len(study(*copies, other).images) == 2
+    outcomes = resolve(copies, is_preview=bool, is_reused=lambda _: False)
+    assert [outcome.is_lost for outcome in outcomes] == [reason.is_failure] * 3
+
+
 def test_two_patients_under_one_study_uid_are_two_studies():
     bart, lisa = image(1, patient_tag=1), image(2, patient_tag=2)
     unnamed = image(3, uid="1.3")
