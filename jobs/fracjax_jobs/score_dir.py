@@ -64,14 +64,16 @@ class Progress:
     """How far a run is.
 
     Attributes:
+        found: Files found; all of them, once they are listed.
         done: Files that have their outcome, those of earlier runs too.
         known: Files whose outcome an earlier run has found.
-        found: All files.
+        is_listing: Whether the export is still being walked.
     """
 
-    done: int
-    known: int
     found: int
+    done: int = 0
+    known: int = 0
+    is_listing: bool = False
 
 
 def score_dir(
@@ -113,7 +115,12 @@ def score_dir(
         policy = replace(policy, body_parts=manifest.scope)
     with interrupt.deferred(), ExitStack() as stack:
         inventory = stack.enter_context(Inventory(root))
-        inventory.scan(lambda found: interrupt.check())
+
+        def listed(found: int) -> None:
+            report(Progress(found, is_listing=True))
+            interrupt.check()
+
+        inventory.scan(listed)
         if len(inventory) == 0:
             raise UsageError(f"{root} holds no file; give the directory of an export")
         if options.restart:
@@ -129,7 +136,7 @@ def score_dir(
         state.register(inventory)
         known = state.done()
         ledger = Ledger(scorer, options.group_by, state)
-        report(Progress(known, known, len(inventory)))
+        report(Progress(len(inventory), known, known))
         reading: deque[Task] = deque()
         results = read_all(
             _entries(state.tasks(inventory), reading), manifest.preprocess, policy, options.limits
@@ -138,7 +145,7 @@ def score_dir(
             try:
                 for done, (_, images) in enumerate(results, start=known + 1):
                     ledger.take(reading.popleft(), images)
-                    report(Progress(done, known, len(inventory)))
+                    report(Progress(len(inventory), done, known))
                     interrupt.check()
             except SystemExit:  # a signal: what was read is scored and kept
                 ledger.settle()
