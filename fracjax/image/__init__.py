@@ -2,13 +2,14 @@
 
 from fracjax.image.dicom import read_dicom
 from fracjax.image.parse import looks_like_dicom
-from fracjax.image.picture import Header, Picture, Reason, Rejected
+from fracjax.image.picture import SMALLEST_SIDE, Header, Picture, Reason, Rejected
 from fracjax.image.policy import ReadPolicy
 from fracjax.image.raster import read_raster
 from fracjax.image.read import read_picture, read_pictures
 from fracjax.image.render import network_input
 
 __all__ = [
+    "SMALLEST_SIDE",
     "Header",
     "Picture",
     "ReadPolicy",

@@ -332,6 +332,7 @@ _SIDES_AND_VIEWS = (
 """What may stand beside a part in BodyPartExamined."""
 
 _SEPARATORS = re.compile(r"[\W_]+")
+_UMLAUTS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue"}
 _LONGEST_TEXT = 1024
 _TAG_CHARACTERS = re.compile(r"[^\W_](?:[\w /&.,()+-]{0,62}[\w).])?")
 
@@ -343,11 +344,15 @@ def _normal(text: str) -> tuple[str, ...]:
     return tuple(word for word in _SEPARATORS.split(plain) if word)
 
 
-def _spellings(terms: str) -> Iterable[tuple[str, ...]]:
-    """The terms of a list, those in German without umlauts as well."""
-    for term in terms.split(", "):
-        yield _normal(term)
-        yield _normal(term.translate({ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue"}))
+def spellings(text: str) -> set[tuple[str, ...]]:
+    """The words of a text without case, accents and punctuation, umlauts also as in ``ue``."""
+    composed = unicodedata.normalize("NFC", text.casefold())
+    return {_normal(text), _normal(composed.translate(_UMLAUTS))}
+
+
+def _spellings(terms: str) -> set[tuple[str, ...]]:
+    """Those of all terms of a list."""
+    return {spelling for term in terms.split(", ") for spelling in spellings(term)}
 
 
 def _table(*lists: Mapping[BodyPart, str]) -> dict[tuple[str, ...], BodyPart | None]:

@@ -252,7 +252,9 @@ def fault(frame: bytes | None, syntax: str, samples: NDArray[Any]) -> str | None
         return lossless_jpeg.fault(frame, unsigned) or quality.fault(unsigned)
     if frame is not None and syntax in _BLOCK_JPEG:
         bits = codestream(frame, syntax).precision
-        return quality.fault(unsigned) or quality.fault_of_blocks(unsigned, bits)
+        return quality.fault(unsigned) or quality.fault_of_blocks(
+            unsigned, bits, frame, lambda stream: decode(stream, syntax)
+        )
     return quality.fault(unsigned)
 
 

@@ -5,9 +5,8 @@ The bytes may come from anywhere. Whatever is in them, the outcome is a ``Pictur
 """
 
 import math
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -28,11 +27,22 @@ from pydicom.uid import (
 
 from fracjax.image import codecs, grayscale, header, presentation
 from fracjax.image.parse import MAX_BYTES, looks_like_dicom, parse, pydicom_silenced
-from fracjax.image.picture import MAX_PIXELS, Header, Picture, Pictures, Reason, Rejected
+from fracjax.image.picture import (
+    MAX_PIXELS,
+    SMALLEST_SIDE,
+    Header,
+    Picture,
+    Pictures,
+    Reason,
+    Rejected,
+)
 from fracjax.image.policy import ReadPolicy
 
 _NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
-
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_PALETTE = "PALETTE COLOR"
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""Colour spaces that are read (PS3.3 C.7.6.3.1.2), of three samples a pixel."""
 
 DEFAULT_POLICY = ReadPolicy()
 
@@ -110,7 +120,8 @@ def _open(data: bytes, policy: ReadPolicy) -> _Opened:
     with pydicom_silenced():
         try:
             dataset, syntax = parse(data)
-            _check_kind(dataset, policy)
+            with _attaching_facts(dataset, syntax):
+                _check_kind(dataset, policy)
             facts = header.facts(dataset, syntax)
         except Rejected:
             raise
@@ -144,6 +155,19 @@ def _read_frame(opened: _Opened, index: int, policy: ReadPolicy) -> Picture:
 
 
 @contextmanager
+def _attaching_facts(dataset: FileDataset, syntax: str) -> Iterator[None]:
+    """Give the facts of the header, where they can be read, to what is set aside by its kind."""
+    try:
+        yield
+    except Rejected as rejected:
+        facts = None
+        if rejected.reason != Reason.NOT_AN_IMAGE:
+            with suppress(Exception):
+                facts = header.facts(dataset, syntax)
+        raise Rejected(rejected.reason, rejected.detail, facts, rejected.frames) from None
+
+
+@contextmanager
 def _rejecting(facts: Header) -> Iterator[None]:
     """Turn whatever is raised over the pixels into ``Rejected``, with the facts of the header."""
     try:
@@ -170,7 +194,7 @@ def _check_kind(dataset: FileDataset, policy: ReadPolicy) -> None:
     name = UID(sop_class or "").name  # the UID itself where the standard does not know it
     if sop_class not in policy.sop_classes and name != (sop_class or ""):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, f"an object of another kind: {name}")
-    modality = header.text(dataset, "Modality")
+    modality = header.modality(dataset)  # a term that nobody has defined says nothing
     accepted = (*policy.modalities, *policy.secondary_modalities)
     if (modality not in accepted) if modality else not policy.without_modality:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "the modality is not that of a radiograph")
@@ -212,7 +236,7 @@ def _frames(dataset: FileDataset) -> int:
 def _frame_bytes(dataset: Dataset) -> int:
     """Bytes of one frame that is not compressed."""
     bits = math.prod(_shape(dataset)) * header.required_integer(dataset, "BitsAllocated")
-    if header.text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+    if header.code(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
         bits = bits * 2 // 3  # C.7.6.3.1.2: the chrominance of every second pixel
     return (bits + 7) // 8
 
@@ -233,8 +257,9 @@ def _check_pixel_data(dataset: FileDataset) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     compressed = syntax in codecs.SYNTAXES
     if not compressed and syntax not in _NATIVE:
-        uid = syntax if re.fullmatch(r"[0-9.]{1,64}", syntax) else "(not a UID)"
-        raise Rejected(Reason.UNSUPPORTED, f"transfer syntax {uid}")
+        known = header.known_syntax(syntax)
+        detail = f"transfer syntax {known}" if known else "an unknown transfer syntax"
+        raise Rejected(Reason.UNSUPPORTED, detail)
     if dataset["PixelData"].is_undefined_length and not compressed:
         raise Rejected(Reason.UNSUPPORTED, "compressed pixel data without a transfer syntax")
     rows, columns, samples = _shape(dataset)
@@ -242,10 +267,34 @@ def _check_pixel_data(dataset: FileDataset) -> None:
     bits_stored = header.required_integer(dataset, "BitsStored")
     if min(rows, columns, samples, bits_allocated) < 1:
         raise Rejected(Reason.CORRUPT, "an image without pixels")
-    if header.integer(dataset, "HighBit") not in (None, bits_stored - 1):
-        raise Rejected(Reason.UNSUPPORTED, "HighBit is not BitsStored - 1 (PS3.5 8.1.1)")
+    if min(rows, columns) < SMALLEST_SIDE:
+        detail = f"{rows} x {columns} pixels"
+        raise Rejected(Reason.TOO_SMALL, detail, frames=_frames(dataset))
+    _check_photometric(dataset, samples)
+    lowest = bits_stored - 1
+    highest = lowest if compressed or samples > 1 else bits_allocated - 1
+    if not lowest <= _high_bit(dataset) <= highest:
+        raise Rejected(Reason.UNSUPPORTED, "HighBit does not fit the other bits (PS3.5 8.1.1)")
     if rows * columns > MAX_PIXELS or _frame_bytes(dataset) > MAX_BYTES:
         raise Rejected(Reason.TOO_LARGE, f"{rows} x {columns} pixels are more than the limit")
+
+
+def _check_photometric(dataset: FileDataset, samples: int) -> None:
+    """Reject what PhotometricInterpretation and SamplesPerPixel say (PS3.3 C.7.6.3.1.2)."""
+    photometric = header.code(dataset, "PhotometricInterpretation")
+    if photometric is None:
+        raise Rejected(Reason.CORRUPT, "the header has no PhotometricInterpretation")
+    if (samples == 1) != (photometric in (*_MONOCHROME, _PALETTE)):
+        detail = "PhotometricInterpretation and SamplesPerPixel contradict each other"
+        raise Rejected(Reason.CORRUPT, detail)
+    if samples != 1 and (samples != 3 or photometric not in _COLOUR):
+        raise Rejected(Reason.UNSUPPORTED, "a colour space that is not read")
+
+
+def _high_bit(dataset: Dataset) -> int:
+    """HighBit, or what it nearly always is (PS3.5 8.1.1)."""
+    high_bit = header.integer(dataset, "HighBit")
+    return header.required_integer(dataset, "BitsStored") - 1 if high_bit is None else high_bit
 
 
 def _compressed_frame(opened: _Opened, index: int) -> bytes | None:
@@ -274,6 +323,7 @@ def _picture(opened: _Opened, index: int, frame: bytes | None, policy: ReadPolic
     dataset = opened.dataset
     actual = dataset.file_meta.TransferSyntaxUID
     compressed = frame is not None
+    photometric = header.code(dataset, "PhotometricInterpretation") or ""
     samples, _ = get_decoder(actual).as_array(
         dataset,
         index=index,
@@ -282,18 +332,21 @@ def _picture(opened: _Opened, index: int, frame: bytes | None, policy: ReadPolic
         number_of_frames=opened.frames if compressed else index + 1,  # type: ignore[arg-type]
         # pydicom would wrap the overshoot of lossy compression around.
         correct_unused_bits=False,  # type: ignore[arg-type]  # annotated without Unpack
+        photometric_interpretation=photometric,  # type: ignore[arg-type]
     )
-    photometric = header.text(dataset, "PhotometricInterpretation") or ""
-    if photometric in ("MONOCHROME1", "MONOCHROME2"):
-        if fault := codecs.fault(frame, actual, samples):
-            raise Rejected(Reason.DAMAGED, fault)
-        clip = codecs.may_overshoot(actual, samples.dtype.kind == "i")
-        stored = grayscale.stored_values(
-            samples, header.required_integer(dataset, "BitsStored"), clip=clip
-        )
-        shown = presentation.show(dataset, stored, policy)
+    is_monochrome = photometric in _MONOCHROME
+    if is_monochrome and (fault := codecs.fault(frame, actual, samples)):
+        raise Rejected(Reason.DAMAGED, fault)
+    stored = grayscale.stored_values(
+        samples,
+        header.required_integer(dataset, "BitsStored"),
+        _high_bit(dataset),
+        clip=codecs.may_overshoot(actual, samples.dtype.kind == "i"),
+    )
+    if is_monochrome:
+        shown = presentation.show(dataset, stored, policy, index)
     else:
-        display = _show_colour(dataset, samples, policy)
+        display = _show_colour(dataset, stored, policy)
         shown = presentation.Shown(display, voi_source="none", polarity_source="none", notes=())
     return Picture(
         display=shown.display,
@@ -312,13 +365,13 @@ def _show_colour(
 ) -> NDArray[np.float32]:
     """Show a grey picture that is stored as colour, (h, w, 3) or palette indices (h, w)."""
     bits = header.required_integer(dataset, "BitsStored")
-    if header.text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+    if header.code(dataset, "PhotometricInterpretation") == _PALETTE:
         samples = apply_color_lut(samples, dataset)
         bits = 8 * samples.dtype.itemsize
     gray = grayscale.gray_of_colour(samples, bits)
     if gray is None:
         # What calls itself a radiograph may be one all the same; a capture in colour is none.
-        is_capture = header.text(dataset, "Modality") not in policy.modalities
+        is_capture = header.modality(dataset) not in policy.modalities
         reason = Reason.NOT_A_RADIOGRAPH if is_capture else Reason.UNSUPPORTED
         raise Rejected(reason, "an image in colour")
     if gray.min() == gray.max():

@@ -27,9 +27,9 @@ LEAST_CONTRAST = 0.1
 FracAtlas fills less than 0.33 (benchmarks/reading.py)."""
 
 MOST_CLIPPED = 0.75
-"""Part of the exposed region that may be shown all black or all white. Of those radiographs none
-has more than 0.20; but where air is noisy, it is left to the window to make it black, and of
-their whole area up to 0.66 is (benchmarks/reading.py)."""
+"""Part of the exposed region that may be shown all black or all white, or as any one grey level.
+Of those radiographs none has more than 0.20 in black and white; but where air is noisy, it is left
+to the window to make it black, and of their whole area up to 0.66 is (benchmarks/reading.py)."""
 
 _SAMPLE_SIDE = 1024  # pixels: statistics are taken of every n-th pixel of a larger picture
 _ROUNDS = 16  # of peeling, so that no picture takes for ever
@@ -98,9 +98,9 @@ def is_usable(shown: NDArray[np.float32]) -> bool:
     if shown.size == 0:
         return False
     low, high = np.percentile(shown, (LOWEST, HIGHEST))
-    half_a_level = 0.5 / 255
-    clipped = np.mean((shown < half_a_level) | (shown > 1 - half_a_level))
-    return bool(high - low >= LEAST_CONTRAST and clipped <= MOST_CLIPPED)
+    parts = np.bincount(np.rint(shown * 255).astype(np.uint8), minlength=256) / shown.size
+    alike = max(parts[0] + parts[255], *parts)
+    return bool(high - low >= LEAST_CONTRAST and alike <= MOST_CLIPPED)
 
 
 Box = tuple[slice, slice]

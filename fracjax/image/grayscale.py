@@ -3,7 +3,7 @@
 PS3.4 N.2 gives the order: stored values, modality LUT, VOI LUT, presentation LUT.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,21 @@ class LookupTable:
     bits: int
 
 
-def stored_values(samples: NDArray[Any], bits_stored: int, *, clip: bool) -> NDArray[Any]:
-    """Take the stored values out of their containers.
+def stored_values(
+    samples: NDArray[Any], bits_stored: int, high_bit: int, *, clip: bool
+) -> NDArray[Any]:
+    """Take the stored values out of their containers (PS3.5 8.1.1).
 
     Args:
-        samples: Integers (h, w); signed exactly where PixelRepresentation is 1.
-        bits_stored: How many low bits of each sample are the value (PS3.5 8.1.1).
+        samples: Integers of any shape; signed exactly where PixelRepresentation is 1.
+        bits_stored: How many bits of each sample are the value.
+        high_bit: The highest of these bits, from 0.
         clip: Whether a sample outside the range is an overshoot of lossy compression, to be
-            clipped. Otherwise the bits above are no part of the value (overlays, garbage).
+            clipped. Otherwise the bits above and below are no part of the value (overlays,
+            garbage).
 
     Returns:
-        Integers (h, w), sign-extended where signed.
+        Integers of the same shape, sign-extended where signed.
     """
     unused = 8 * samples.dtype.itemsize - bits_stored
     if unused <= 0:
@@ -53,8 +57,9 @@ def stored_values(samples: NDArray[Any], bits_stored: int, *, clip: bool) -> NDA
     if clip:
         low = -(1 << (bits_stored - 1)) if samples.dtype.kind == "i" else 0
         return np.asarray(np.clip(samples, low, low + (1 << bits_stored) - 1))
+    above = 8 * samples.dtype.itemsize - 1 - high_bit
     # Shifting right again extends the sign of a signed type.
-    return np.asarray(np.right_shift(np.left_shift(samples, unused), unused))
+    return np.asarray(np.right_shift(np.left_shift(samples, above), unused))
 
 
 def padding(stored: NDArray[Any], value: int, limit: int | None) -> Mask:
@@ -115,6 +120,26 @@ def look_up(values: NDArray[Any], table: LookupTable) -> NDArray[np.float32]:
     index = np.rint(values - np.float32(table.first))
     last = table.entries.size - 1
     return table.entries.astype(np.float32)[np.clip(index, 0, last).astype(np.int32)]
+
+
+def meeting(table: LookupTable, inputs: NDArray[Any]) -> LookupTable:
+    """Take the first input of a table with the other sign, where only so it meets the inputs.
+
+    Writers mix up US and SS, and of implicit VR it depends on PixelRepresentation which of them
+    is read (PS3.3 C.11.1.1.1), whatever the inputs of the table are.
+
+    Args:
+        table: The table as read.
+        inputs: Numbers (n,), or any other shape that is not empty.
+
+    Returns:
+        The table, beginning 65,536 earlier or later where that is what was meant.
+    """
+    low, high = float(inputs.min()), float(inputs.max())
+    for first in (table.first, table.first - 2**16, table.first + 2**16):
+        if first <= high and low < first + table.entries.size:
+            return replace(table, first=first)
+    return table
 
 
 def table_sign(table: LookupTable) -> int:

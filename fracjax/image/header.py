@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID
 
 from fracjax.image import anatomy
 from fracjax.image.grayscale import LookupTable
@@ -17,6 +18,7 @@ _DATE = re.compile(r"(\d{4})[.]?(\d\d)[.]?(\d\d)")  # with dots before DICOM 3 (
 _DATETIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)?(?:[+-]\d{4})?")  # PS3.5 6.2, DT
 _TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?")
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)+")
+_DIGITS = re.compile(r"\d+")
 _NAME_SEPARATORS = re.compile(r"[\s^=,.-]+")
 
 _DEFINED_MODALITIES = (  # PS3.3 C.7.3.1.1.1, with the retired ones
@@ -32,7 +34,9 @@ _OTHER_VIEWS = (  # of mammography (C.8.11.7), of positioning, and what vendors 
     "TANGENTIAL LAO RAO LPO RPO DP PD TL AP_OBL PA_OBL AP_LAT SUNRISE SKYLINE MORTISE TUNNEL INLET "
     "OUTLET FROG LORDOTIC"
 )
-_MODALITIES = frozenset({*_DEFINED_MODALITIES.split(), "DR", "SC"})
+MODALITIES = frozenset({*_DEFINED_MODALITIES.split(), "DR", "SC"})
+"""Terms of Modality, with two that the standard does not define and many files have."""
+
 _VIEWS = frozenset({*_DEFINED_VIEWS.split(), *_OTHER_VIEWS.split()})
 _SIDES = frozenset("RLUB")  # PS3.3 C.7.3.1.1, C.8.3.1, C.8.11.1: right, left, unpaired, both
 
@@ -47,6 +51,11 @@ _DESCRIPTIONS = (
 """Texts that may name the body part; those of one image or series come first."""
 
 _PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
+_BIRTH_DATES = ("{2}{1}{0}", "{1}{2}{0}", "{3}{1}{2}", "{2}{1}{3}", "{1}{2}{3}")
+"""How else people write a year (0), month (1), day (2) and year of the century (3)."""
+
+_LEAST_DIGITS = 5
+"""A shorter part of an ID, or accession number in one, is there by chance."""
 
 
 def text(dataset: Dataset, keyword: str) -> str | None:
@@ -64,6 +73,53 @@ def text(dataset: Dataset, keyword: str) -> str | None:
     except Exception:  # noqa: BLE001 - decoding foreign character sets raises errors of all kinds
         return None
     return "".join(c for c in value if c.isprintable()).strip() or None
+
+
+def code(dataset: Dataset, keyword: str) -> str | None:
+    """Read the first value of a code string, in upper case as it has to be (PS3.5 6.2, CS).
+
+    Returns:
+        As :func:`text`.
+    """
+    value = text(dataset, keyword)
+    return None if value is None else value.upper()
+
+
+def codes(dataset: Dataset, keyword: str) -> list[str]:
+    """Read all values of a code string, in upper case; none where it is absent or empty.
+
+    Raises:
+        Exception: Whatever pydicom raises at a malformed value.
+    """
+    return [str(value).strip().upper() for value in values(dataset, keyword)]
+
+
+def modality(dataset: Dataset) -> str | None:
+    """Read the modality; ``None`` where it is absent, or a term that nobody has defined."""
+    return _term(code(dataset, "Modality"), MODALITIES)
+
+
+def known_syntax(uid: str) -> str | None:
+    """A transfer syntax that the standard knows, as it is; ``None`` for anything else."""
+    return uid if UID(uid).type == "Transfer Syntax" else None
+
+
+def of_frame(dataset: Dataset, macro: str, index: int) -> Dataset:
+    """Find where the elements of a functional group macro stand for one frame (PS3.3 C.7.6.16).
+
+    Args:
+        dataset: The header.
+        macro: Keyword of the macro's sequence.
+        index: Which frame, from 0.
+
+    Returns:
+        Its item in the frame's own functional groups, or in those that all frames share;
+        ``dataset`` itself where neither has one, as in objects without functional groups.
+    """
+    own = _items(dataset, "PerFrameFunctionalGroupsSequence")[index : index + 1]
+    shared = _items(dataset, "SharedFunctionalGroupsSequence")[:1]
+    found = (item for groups in (*own, *shared) for item in _items(groups, macro))
+    return next(found, dataset)
 
 
 def integer(dataset: Dataset, keyword: str) -> int | None:
@@ -118,11 +174,14 @@ def lookup_table(dataset: Dataset, keyword: str) -> LookupTable:
     data = item["LUTData"].value
     if isinstance(data, bytes):  # OW; tables of 8 bits may be packed two entries a word
         order = "<" if dataset.original_encoding[1] else ">"
-        entries: Any = np.frombuffer(data, "u1" if len(data) < 2 * count else f"{order}u2")
+        is_packed = bits <= 8 and len(data) in (count, count + 1)
+        entries: Any = np.frombuffer(data, "u1" if is_packed else f"{order}u2")
     else:
         entries = np.atleast_1d(np.asarray(data, np.int64)) % 2**16
     if not 1 <= bits <= 16:
         raise ValueError("a lookup table of unknown depth")
+    if entries.size < count - 1:  # writers count one too many
+        raise ValueError("a lookup table that is cut off")
     return LookupTable(first, entries[:count], bits)
 
 
@@ -140,7 +199,7 @@ def facts(dataset: Dataset, transfer_syntax: str) -> Header:
         The facts; those that are absent, malformed or unknown are ``None``.
     """
     tagged = text(dataset, "BodyPartExamined")
-    codes = [
+    regions = [
         (
             text(item, "CodeValue") or text(item, "LongCodeValue"),
             text(item, "CodingSchemeDesignator"),
@@ -148,23 +207,29 @@ def facts(dataset: Dataset, transfer_syntax: str) -> Header:
         for item in _items(dataset, "AnatomicRegionSequence")
     ]
     descriptions = {keyword: text(dataset, keyword) for keyword in _DESCRIPTIONS}
-    body_part, body_part_source = anatomy.resolve(codes, tagged, descriptions)
+    body_part, body_part_source = anatomy.resolve(regions, tagged, descriptions)
+    study = text(dataset, "StudyInstanceUID")
+    patient = text(dataset, "PatientID")
+    accession_number, withheld = _accession_number(dataset)
     return Header(
         sop_instance_uid=_uid(text(dataset, "SOPInstanceUID")),
         series_instance_uid=_uid(text(dataset, "SeriesInstanceUID")),
-        study_instance_uid=_uid(text(dataset, "StudyInstanceUID")),
-        accession_number=_accession_number(dataset),
+        study_instance_uid=_uid(study),
+        accession_number=accession_number,
         study_datetime=iso_datetime(text(dataset, "StudyDate"), text(dataset, "StudyTime")),
         acquisition_datetime=_acquisition_datetime(dataset),
-        modality=_term(text(dataset, "Modality"), _MODALITIES),
+        modality=modality(dataset),
         body_part_tagged=tagged if anatomy.is_term(tagged) else None,
         body_part=None if body_part is None else body_part.value,
         body_part_source=body_part_source,
-        view_position=_term(text(dataset, "ViewPosition"), _VIEWS),
-        laterality=_term(text(dataset, "ImageLaterality"), _SIDES)
-        or _term(text(dataset, "Laterality"), _SIDES),
-        transfer_syntax=_uid(transfer_syntax),
-        patient_tag=_patient_tag(dataset),
+        view_position=_term(code(dataset, "ViewPosition"), _VIEWS),
+        laterality=_term(code(dataset, "ImageLaterality"), _SIDES)
+        or _term(code(dataset, "Laterality"), _SIDES),
+        transfer_syntax=known_syntax(transfer_syntax),
+        # An issuer would split a patient: it is missing on some images of a study.
+        patient_tag=None if patient is None else _digest(patient.casefold(), 2),
+        study_tag=None if study is None or _uid(study) else _digest(study, 4),
+        accession_withheld=withheld,
     )
 
 
@@ -203,9 +268,8 @@ def _uid(value: str | None) -> str | None:
 
 
 def _term(value: str | None, vocabulary: frozenset[str]) -> str | None:
-    """A term of a vocabulary, in upper case as a CS has to be (PS3.5 6.2)."""
-    term = (value or "").upper()
-    return term if term in vocabulary else None
+    """A term of a vocabulary; ``None`` for anything else."""
+    return value if value in vocabulary else None
 
 
 def _acquisition_datetime(dataset: Dataset) -> str | None:
@@ -219,45 +283,51 @@ def _acquisition_datetime(dataset: Dataset) -> str | None:
     return next(filter(None, (iso_datetime(date, time) for date, time in pairs)), None)
 
 
-def _accession_number(dataset: Dataset) -> str | None:
-    """The accession number, unless it repeats who the patient is."""
+def _accession_number(dataset: Dataset) -> tuple[str | None, bool]:
+    """The accession number, and whether it is left out because it repeats who the patient is."""
     number = text(dataset, "AccessionNumber")
     if number is None or len(number) > 64:
-        return None
+        return None, False
     bare = _bare(number)
-    for fact in _patient_facts(dataset):
-        # Two letters are a word in Chinese, but chance in ASCII.
-        if fact == bare or (fact in bare and (len(fact) >= 3 or not fact.isascii())):
-            return None
-    return number
+    repeats = any(_repeats(one, fact) for one in bare for fact in _patient_facts(dataset))
+    return (None, True) if repeats else (number, False)
+
+
+def _repeats(number: str, fact: str) -> bool:
+    """Whether a bare accession number is, holds or is part of a bare fact about the patient."""
+    # Two letters are a word in Chinese, but chance in ASCII.
+    holds = fact in number and (len(fact) >= 3 or not fact.isascii())
+    return fact == number or holds or (len(number) >= _LEAST_DIGITS and number in fact)
 
 
 def _patient_facts(dataset: Dataset) -> set[str]:
-    """Parts of the patient's names, IDs and the birth date, bare."""
+    """Parts of the patient's names, the IDs and the birth date in usual forms, bare."""
     found: list[str] = []
     for keyword in _PATIENT_NAMES:
         for name in _texts(dataset, keyword):
             found += [name, *name.split("="), *_NAME_SEPARATORS.split(name)]
-    for keyword in ("PatientID", "OtherPatientIDs", "PatientBirthDate"):
-        found += _texts(dataset, keyword)
+    ids = [*_texts(dataset, "PatientID"), *_texts(dataset, "OtherPatientIDs")]
     for item in _items(dataset, "OtherPatientIDsSequence"):
-        found += _texts(item, "PatientID")
-    return {_bare(fact) for fact in found} - {""}
+        ids += _texts(item, "PatientID")
+    for number in ids:
+        parts = (part.lstrip("0") for part in (number, *_DIGITS.findall(number)))
+        found += [number, *(part for part in parts if len(part) >= _LEAST_DIGITS)]
+    for date in _texts(dataset, "PatientBirthDate"):
+        found.append(date)
+        if match := _DATE.fullmatch(date):
+            year, month, day = match.groups()
+            found += [form.format(year, month, day, year[2:]) for form in _BIRTH_DATES]
+    return {bare for fact in found for bare in _bare(fact)} - {""}
 
 
-def _bare(value: str) -> str:
-    """Letters and digits without case."""
-    return "".join(c for c in value.casefold() if c.isalnum())
+def _bare(value: str) -> set[str]:
+    """Letters and digits without case and accents; two spellings where there are umlauts."""
+    return {"".join(words) for words in anatomy.spellings(value)}
 
 
-def _patient_tag(dataset: Dataset) -> int | None:
-    """Sixteen bits of a digest of issuer and patient ID."""
-    patient = text(dataset, "PatientID")
-    if patient is None:
-        return None
-    issuer = text(dataset, "IssuerOfPatientID") or ""
-    digest = hashlib.sha256(f"{issuer}|{patient}".encode(errors="replace")).digest()
-    return int.from_bytes(digest[:2], "big")
+def _digest(value: str, size: int) -> int:
+    """The first bytes, ``size`` of them, of a digest of a text."""
+    return int.from_bytes(hashlib.sha256(value.encode(errors="replace")).digest()[:size], "big")
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:

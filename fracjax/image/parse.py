@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Literal
 
 from pydicom import FileDataset, dcmread
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_has_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filereader import read_dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -24,28 +25,51 @@ from fracjax.image.picture import MAX_PIXELS, Reason, Rejected
 MAX_BYTES = 4 * MAX_PIXELS
 """Larger pixel data, or a larger deflated object, is refused before it takes up memory."""
 
+_PREFIX = b"DICM"
+_LONGEST_FIRST = 256  # bytes of a first element in implicit VR
+
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Whether ``data`` starts as a DICOM file does, with or without a preamble (PS3.10 7.1)."""
-    if data[128:132] == b"DICM":
+    """Whether ``data`` starts as a DICOM file does (PS3.10 7.1), or as what is left of one.
+
+    The preamble may be stripped, with or without the prefix behind it, or the file meta
+    information too.
+    """
+    if data[128:132] == _PREFIX:
         return True
-    return _plausible_element(data, "little") or _plausible_element(data, "big")
+    start = len(_PREFIX) if data.startswith(_PREFIX) else 0
+    return _is_first_element(data[start:], "little") or _is_first_element(data[start:], "big")
 
 
-def _plausible_element(data: bytes, order: str) -> bool:
+def _is_first_element(data: bytes, order: Literal["little", "big"]) -> bool:
     """Whether ``data`` starts with an element that may be the first of a file (PS3.5 7.1)."""
-    little = order == "little"
-    group, element = (
-        int.from_bytes(data[at : at + 2], "little" if little else "big") for at in (0, 2)
-    )
-    if group not in (0x0002, 0x0008) or element > 0x0018:
+    tag = _tag_at(data, 0, order)
+    if tag >> 16 not in (0x0002, 0x0008):
         return False
-    if not dictionary_has_tag((group << 16) | element) and element != 0:
+    if tag & 0xFFFF == 0:
+        representations = "UL"  # a group length (PS3.5 7.2)
+    elif dictionary_has_tag(tag):
+        representations = dictionary_VR(tag)
+    else:
         return False
-    if data[4:6] in (b"UL", b"OB", b"UI", b"CS", b"SH", b"DA", b"TM", b"LO"):
+    if data[4:6].decode("ascii", "replace") in representations.split(" or "):
         return True
-    # Implicit VR is little endian: a length of 32 bits instead, which is small here.
-    return little and len(data) > 8 and int.from_bytes(data[4:8], "little") <= min(len(data), 256)
+    if order == "big":
+        return False
+    # Implicit VR is little endian: a length of 32 bits instead, which is small here, and then the
+    # next element.
+    following = 8 + int.from_bytes(data[4:8], "little")
+    if following == 8 == len(data) or following - 8 > min(len(data), _LONGEST_FIRST):
+        return False
+    if following + 4 > len(data):
+        return True
+    return tag < _tag_at(data, following, order) < 0x0011_0000
+
+
+def _tag_at(data: bytes, at: int, order: Literal["little", "big"]) -> int:
+    """The tag of an element: its group, and its number in that."""
+    group, element = (int.from_bytes(data[start : start + 2], order) for start in (at, at + 2))
+    return (group << 16) | element
 
 
 @contextmanager
@@ -75,8 +99,10 @@ def parse(data: bytes) -> tuple[FileDataset, str]:
         Rejected: ``not_an_image`` (a DICOMDIR), ``too_large`` or ``corrupt``.
         Exception: Whatever pydicom and zlib raise at malformed bytes.
     """
+    if data.startswith(_PREFIX):
+        data = bytes(128) + data
     stream = BytesIO(data)
-    stream.seek(132 if data[128:132] == b"DICM" else 0)
+    stream.seek(132 if data[128:132] == _PREFIX else 0)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise Rejected(Reason.NOT_AN_IMAGE, "a DICOMDIR")

@@ -11,6 +11,9 @@ MAX_PIXELS = 2**26
 """A larger picture is refused. 64 Mpx is one and a half times a stitched long-leg film (about
 3,000 x 14,000); reading one takes some 26 bytes a pixel at its peak, here 1.6 GiB."""
 
+SMALLEST_SIDE = 64
+"""Pixels. A smaller picture is an icon, a thumbnail or a test pattern."""
+
 
 class Reason(StrEnum):
     """Why a file was not scored. The values are stable: they stand in tables that users keep."""
@@ -27,6 +30,10 @@ class Reason(StrEnum):
     PREVIEW = "preview"
     """A plain image that shows what a DICOM file of the export holds: expected, and no failure."""
 
+    LIKELY_PREVIEW = "likely_preview"
+    """A plain image of a medium whose DICOM images were not read (CT, say), so that it cannot be
+    compared with them: expected, and no failure."""
+
     OWN_RESULT = "own_result"
     """A result that this software wrote, come back in an export: expected, and no failure."""
 
@@ -38,6 +45,9 @@ class Reason(StrEnum):
 
     FOR_PROCESSING = "for_processing"
     """Raw detector values (PS3.3 C.8.11.1, Presentation Intent Type), not meant for display."""
+
+    TOO_SMALL = "too_small"
+    """A side of fewer than 64 pixels: an icon or a test pattern, no radiograph."""
 
     NO_WINDOW = "no_window"
     """No usable window or LUT, where the policy asks for one."""
@@ -95,12 +105,15 @@ _FURNITURE = frozenset(
         Reason.NOT_A_RADIOGRAPH,
         Reason.DUPLICATE,
         Reason.PREVIEW,
+        Reason.LIKELY_PREVIEW,
         Reason.OWN_RESULT,
     }
 )
 """What is no image of its own."""
 
-_TURNED_AWAY = frozenset({Reason.OUT_OF_SCOPE, Reason.UNFAMILIAR, Reason.FOR_PROCESSING})
+_TURNED_AWAY = frozenset(
+    {Reason.OUT_OF_SCOPE, Reason.UNFAMILIAR, Reason.FOR_PROCESSING, Reason.TOO_SMALL}
+)
 """Why an image that can be read is not scored all the same."""
 
 
@@ -132,10 +145,15 @@ class Header:
     view_position: str | None = None
     laterality: str | None = None
     transfer_syntax: str | None = None
-    """Transfer syntax UID of the file."""
+    """Transfer syntax UID of the file, where the standard knows it."""
     patient_tag: int | None = None
-    """16 bits of a digest of patient ID and issuer: enough to tell two patients under one study
-    UID apart, too few to find a patient by."""
+    """16 bits of a digest of the patient ID, without regard to case: enough to tell two patients
+    under one study UID apart, too few to find a patient by."""
+    study_tag: int | None = None
+    """32 bits of a digest of a StudyInstanceUID that is malformed, so that the images of such a
+    study can be grouped without showing it; ``None`` where it is well-formed or absent."""
+    accession_withheld: bool = False
+    """Whether an accession number was left out because it repeats who the patient is."""
 
 
 class Rejected(Exception):

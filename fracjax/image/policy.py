@@ -1,9 +1,11 @@
 """Which DICOM objects count as radiographs, and what becomes of the doubtful ones."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
-from pydicom.uid import (
+from pydicom.uid import (  # type: ignore[attr-defined]  # the dictionary is not exported
+    UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
@@ -11,7 +13,12 @@ from pydicom.uid import (
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
+    UID_dictionary,
 )
+
+from fracjax.errors import UsageError
+from fracjax.image.anatomy import BodyPart
+from fracjax.image.header import MODALITIES
 
 Action = Literal["score", "set_aside"]
 
@@ -20,11 +27,15 @@ Action = Literal["score", "set_aside"]
 class ReadPolicy:
     """What is read as a radiograph. A score depends on it, so a worklist names the one it used.
 
+    A term that is not known raises ``UsageError``, instead of setting images aside without a word.
+    Modalities may be in lower case, and an empty one is none.
+
     Attributes:
         modalities: Of radiographs.
         secondary_modalities: Taken where the picture is grey: converters write radiographs as
             secondary captures, often DERIVED.
-        without_modality: Whether an object that names no modality may be a radiograph.
+        without_modality: Whether an object that names no modality, or one that nobody has defined,
+            may be a radiograph.
         sop_classes: The only standard SOP classes that are read. A private or absent class does
             not decide.
         result_makers: Manufacturers whose objects are results written back, never acquired images.
@@ -55,3 +66,23 @@ class ReadPolicy:
     for_processing: Action = "set_aside"
     without_window: Action = "score"
     max_frames: int = 4
+
+    def __post_init__(self) -> None:
+        for field in ("modalities", "secondary_modalities"):
+            upper = tuple(term.upper() for term in getattr(self, field) if term)
+            object.__setattr__(self, field, upper)
+            _check_terms(field, upper, MODALITIES)
+        _check_terms("body_parts", self.body_parts, frozenset(BodyPart))
+        _check_terms("sop_classes", self.sop_classes, _SOP_CLASSES)
+        if self.max_frames < 1:
+            raise UsageError(f"max_frames={self.max_frames} is not usable; give 1 or more")
+
+
+_SOP_CLASSES = frozenset(uid for uid in UID_dictionary if UID(uid).type == "SOP Class")
+
+
+def _check_terms(field: str, terms: tuple[str, ...], known: frozenset[str]) -> None:
+    for term in terms:
+        if term not in known:
+            nearest = ", ".join(get_close_matches(term, sorted(known), cutoff=0))
+            raise UsageError(f"{field}={term!r} is not a known term; the nearest are {nearest}")

@@ -4,8 +4,8 @@ The order is that of the grayscale transformation sequence (PS3.4 N.2): modality
 C.11.1), VOI LUT (C.11.2), presentation LUT (C.11.6), and shutters over the result.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from fracjax.image.picture import Reason, Rejected
 from fracjax.image.policy import ReadPolicy
 
 _SIGNS = {"1": 1, "-1": -1}
+_CONTRADICTIONS = {("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")}
+"""PhotometricInterpretation and PresentationLUTShape that do not go together."""
 
 VoiFunction = Callable[[NDArray[Any]], NDArray[np.float32]]
 
@@ -33,13 +35,30 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class _Modality:
+    """The output of the modality transform (PS3.3 C.11.1).
+
+    Attributes:
+        values: Numbers (h, w).
+        sign: -1 where the transform turns the grey scale over, else 1.
+        is_applied: Whether there is a transform; else ``values`` are the stored ones.
+        ignored: Whether that of the header was not usable.
+    """
+
+    values: NDArray[Any]
+    sign: int = 1
+    is_applied: bool = True
+    ignored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Voi:
     """What to do with the output of the modality transform, and whether the header asked for it.
 
     Attributes:
         apply: Numbers of any shape to float32 in 0..1; never decreasing, but for a LUT.
         source: ``lut``, ``window``, ``none`` or ``percentile``.
-        ignored: Whether a window or LUT of the header was not usable.
+        ignored: Whether a window or LUT of the header that comes before was not usable.
         sign: -1 where larger values are shown darker, else 1.
     """
 
@@ -51,48 +70,64 @@ class _Voi:
 
 def is_for_processing(dataset: Dataset) -> bool:
     """Whether an image holds raw detector values (PS3.3 C.8.11.1, Presentation Intent Type)."""
-    return header.text(dataset, "PresentationIntentType") == "FOR PROCESSING"
+    return header.code(dataset, "PresentationIntentType") == "FOR PROCESSING"
 
 
-def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy) -> Shown:
+def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy, index: int = 0) -> Shown:
     """Show stored values in the order of PS3.4 N.2.
 
     Args:
         dataset: The header of a monochrome image.
         stored: Integers (h, w).
         policy: Whether an image without a usable window is shown by percentiles.
+        index: Which frame of the object it is, from 0.
 
     Returns:
-        The image, with the notes ``for_processing``, ``window_ignored``, ``shutter_ignored`` and
-        ``polarity_conflict`` where they are due.
+        The image, with the notes ``shutter_ignored``, ``padding_ignored``, ``modality_ignored``,
+        ``for_processing``, ``window_ignored`` and ``polarity_conflict`` where they are due.
 
     Raises:
         Rejected: ``flat`` if all that is not background has the same value;
             ``no_window`` where the policy asks for a window.
         Exception: Whatever pydicom raises at a malformed header.
     """
-    notes = []
-    background, shutter_ignored = _background(dataset, stored)
-    if shutter_ignored:
-        notes.append("shutter_ignored")
-    values, modality_sign = _modality(dataset, stored)
+    background, notes = _background(dataset, stored)
+    modality = _checked_modality(
+        header.of_frame(dataset, "PixelValueTransformationSequence", index), stored, background
+    )
+    values = modality.values
+    if modality.ignored:
+        notes.append("modality_ignored")
     raw = is_for_processing(dataset)
     if raw:
         notes.append("for_processing")
-        if header.text(dataset, "PixelIntensityRelationship") != "LOG":
+        if header.code(dataset, "PixelIntensityRelationship") != "LOG":
             values = grayscale.logarithm(values)
     sample = exposure.exposed_sample(values, background)
-    voi = _percentile_voi(sample) if raw else _checked_voi(dataset, values, sample)
+    if raw:
+        voi = _percentile_voi(sample)
+    else:
+        # Eight bits without a window are a picture made for display already. To stretch them
+        # would show it otherwise than the same picture in a PNG file.
+        is_display = (
+            not modality.is_applied
+            and stored.dtype.kind == "u"
+            and header.integer(dataset, "BitsStored") == 8
+        )
+        voi = _checked_voi(
+            header.of_frame(dataset, "FrameVOILUTSequence", index), sample, is_display=is_display
+        )
     if voi.ignored:
         notes.append("window_ignored")
     if voi.source == "percentile" and not raw and policy.without_window == "set_aside":
         raise Rejected(Reason.NO_WINDOW, "no window or lookup table that can be used")
     display = voi.apply(values)
-    visible = display if background is None else display[~background]
-    if visible.min() == visible.max():
+    if _is_constant(display, background):
         raise Rejected(Reason.FLAT, "every pixel has the same value")
     inverted, polarity_source, conflict = _polarity(
-        dataset, modality_sign * voi.sign, distrust=raw or voi.ignored
+        dataset,
+        modality.sign * voi.sign,
+        distrust=raw or (voi.ignored and voi.source == "percentile"),
     )
     if conflict:
         notes.append("polarity_conflict")
@@ -103,91 +138,145 @@ def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy) -> Shown:
     return Shown(display, voi.source, polarity_source, tuple(notes))
 
 
-def _background(dataset: Dataset, stored: NDArray[Any]) -> tuple[Mask | None, bool]:
-    """Mask of padding, shutters and collimators, and whether the shutters' was not usable."""
-    ignored = False
+def _background(dataset: Dataset, stored: NDArray[Any]) -> tuple[Mask | None, list[str]]:
+    """Mask of padding, shutters and collimators, and notes of what was not usable.
+
+    Raises:
+        Rejected: ``flat`` where there is nothing else.
+    """
+    notes = []
     try:
         covered = shutter.occluded(dataset, (stored.shape[0], stored.shape[1]))
     except Exception:  # noqa: BLE001 - a malformed shutter is a reason to do without it
-        covered, ignored = None, True
+        covered = None
+        notes.append("shutter_ignored")
     if covered is not None and covered.mean() > shutter.MOST_COVERED:
-        covered, ignored = None, True
-    padded = _padding(dataset, stored)
-    if covered is None or padded is None:
-        return (padded if covered is None else covered), ignored
-    return padded | covered, ignored
+        covered = None
+        notes.append("shutter_ignored")
+    try:
+        value = header.integer(dataset, "PixelPaddingValue")
+        limit = header.integer(dataset, "PixelPaddingRangeLimit")
+    except Exception:  # noqa: BLE001 - as malformed padding is
+        value = limit = None
+        notes.append("padding_ignored")
+    padded = None if value is None else _padding(stored, value, limit)
+    masks = [mask for mask in (padded, covered) if mask is not None and mask.any()]
+    background = np.logical_or.reduce(masks) if masks else None
+    if background is not None and background.all():
+        raise Rejected(Reason.FLAT, "nothing but padding")
+    return background, notes
 
 
-def _padding(dataset: Dataset, stored: NDArray[Any]) -> Mask | None:
-    """Mask of the padding (PS3.3 C.7.5.1.1.2), or ``None`` where there is none.
-
-    Raises:
-        Rejected: ``flat`` where all is padding.
-    """
-    value = header.integer(dataset, "PixelPaddingValue")
-    if value is None:
-        return None
-    limit = header.integer(dataset, "PixelPaddingRangeLimit")
+def _padding(stored: NDArray[Any], value: int, limit: int | None) -> Mask:
+    """Mask of the padding (PS3.3 C.7.5.1.1.2)."""
     kind = np.iinfo(stored.dtype)
 
     def as_stored(number: int) -> int:  # writers mix up US and SS
         low = int(kind.min)
         return low + (number - low) % (1 << int(kind.bits))
 
-    mask = grayscale.padding(stored, as_stored(value), None if limit is None else as_stored(limit))
-    if mask.all():
-        raise Rejected(Reason.FLAT, "nothing but padding")
-    return mask if mask.any() else None
+    return grayscale.padding(stored, as_stored(value), None if limit is None else as_stored(limit))
 
 
-def _modality(dataset: Dataset, stored: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Apply the modality LUT or the rescaling (PS3.3 C.11.1); -1 where it turns the scale over."""
+def _visible(values: NDArray[Any], background: Mask | None) -> NDArray[Any]:
+    return values if background is None else values[~background]
+
+
+def _is_constant(values: NDArray[Any], background: Mask | None) -> bool:
+    visible = _visible(values, background)
+    return bool(visible.min() == visible.max())
+
+
+def _checked_modality(dataset: Dataset, stored: NDArray[Any], background: Mask | None) -> _Modality:
+    """Apply the modality transform, or do without one that cannot be right.
+
+    Headers are often wrong here: a slope is 0, a table is empty.
+    """
+    try:
+        modality = _modality(dataset, stored, background)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - a malformed transform is a reason to do without it
+        return _Modality(stored, is_applied=False, ignored=True)
+    if modality.is_applied and _is_constant(modality.values, background):
+        return _Modality(stored, is_applied=False, ignored=True)
+    return modality
+
+
+def _modality(dataset: Dataset, stored: NDArray[Any], background: Mask | None) -> _Modality:
+    """Apply the modality LUT or the rescaling (PS3.3 C.11.1)."""
     if dataset.get("ModalityLUTSequence"):
         table = header.lookup_table(dataset, "ModalityLUTSequence")
-        return grayscale.look_up(stored, table), grayscale.table_sign(table)
+        table = grayscale.meeting(table, _visible(stored, background))
+        return _Modality(grayscale.look_up(stored, table), sign=grayscale.table_sign(table))
     slope, intercept = (
         header.number(dataset, "RescaleSlope"),
         header.number(dataset, "RescaleIntercept"),
     )
-    if slope is None and intercept is None:
-        return stored, 1
     slope = 1.0 if slope is None else slope
-    return grayscale.rescale(stored, slope, intercept or 0.0), -1 if slope < 0 else 1
+    if slope == 1 and not intercept:
+        return _Modality(stored, is_applied=False)
+    return _Modality(
+        grayscale.rescale(stored, slope, intercept or 0.0), sign=-1 if slope < 0 else 1
+    )
 
 
-def _checked_voi(dataset: Dataset, values: NDArray[Any], sample: NDArray[Any]) -> _Voi:
-    """Take the header's VOI LUT or window, or percentiles where it has none that is usable.
+def _checked_voi(dataset: Dataset, sample: NDArray[Any], *, is_display: bool) -> _Voi:
+    """Take the header's first VOI LUT or window that is usable, or percentiles if none is.
 
     Headers are often wrong here: windows lie outside all values, tables are constant.
+
+    Args:
+        dataset: Where the VOI stands.
+        sample: Values of the exposed region (n,), outputs of the modality transform.
+        is_display: Whether they are display values already, should the header have no VOI.
     """
-    try:
-        voi = _voi(dataset)
-        usable = voi is not None and exposure.is_usable(voi.apply(sample))
-    except Exception:  # noqa: BLE001 - a malformed window is a reason to do without it
-        return _percentile_voi(sample, ignored=True)
-    if voi is not None:
-        return voi if usable else _percentile_voi(sample, ignored=True)
-    if values.dtype == np.uint8 and header.integer(dataset, "BitsStored") == 8:
-        # Eight bits without a window are a picture made for display already. To stretch them
-        # would show it otherwise than the same picture in a PNG file.
+    ignored = False
+    for read in (_tables, _windows):
+        try:
+            candidates = list(read(dataset, sample))
+        except Exception:  # noqa: BLE001 - a malformed window is a reason to do without it
+            candidates = []
+            ignored = True
+        for voi in candidates:
+            if _is_usable(voi, sample):
+                return replace(voi, ignored=ignored)
+            ignored = True
+    if is_display and not ignored:
         return _Voi(lambda x: x.astype(np.float32) / np.float32(255), "none")
-    return _percentile_voi(sample)
+    return _percentile_voi(sample, ignored=ignored)
 
 
-def _voi(dataset: Dataset) -> _Voi | None:
-    """The VOI LUT of a header, or else its window (PS3.3 C.11.2); the first one of several."""
+def _is_usable(voi: _Voi, sample: NDArray[Any]) -> bool:
+    try:
+        return exposure.is_usable(voi.apply(sample))
+    except Exception:  # noqa: BLE001 - a window that the standard does not allow
+        return False
+
+
+def _tables(dataset: Dataset, sample: NDArray[Any]) -> Iterator[_Voi]:
+    """The first VOI LUT of a header (PS3.3 C.11.2.1.1), if it has any."""
     if dataset.get("VOILUTSequence"):
         table = header.lookup_table(dataset, "VOILUTSequence")
+        table = grayscale.meeting(table, sample)
         white = np.float32(2**table.bits - 1)
-        return _Voi(
+        yield _Voi(
             lambda x: np.clip(grayscale.look_up(x, table) / white, 0, 1),
             "lut",
             sign=grayscale.table_sign(table),
         )
-    center, width = header.number(dataset, "WindowCenter"), header.number(dataset, "WindowWidth")
-    if center is None or width is None:
-        return None
-    function = (header.text(dataset, "VOILUTFunction") or "LINEAR").upper()
+
+
+def _windows(dataset: Dataset, sample: NDArray[Any]) -> Iterator[_Voi]:
+    """The windows of a header in their order (PS3.3 C.11.2.1.2)."""
+    function = (header.code(dataset, "VOILUTFunction") or "LINEAR").replace(" ", "_")
+    centers, widths = (header.values(dataset, f"Window{part}") for part in ("Center", "Width"))
+    for center, width in zip(centers, widths, strict=False):
+        if "" not in (center, width) and None not in (center, width):
+            yield _window(float(center), float(width), function)
+
+
+def _window(center: float, width: float, function: str) -> _Voi:
     return _Voi(lambda x: grayscale.window(x, center, width, function), "window")
 
 
@@ -206,21 +295,27 @@ def _polarity(dataset: Dataset, sign: int, *, distrust: bool) -> tuple[bool, str
     INVERSE, MONOCHROME2 with IDENTITY), so that either or both invert once.
     PixelIntensityRelationshipSign says whether larger values are more X-rays, which a radiograph
     shows darker. Viewers follow the first, so that an error there is seen and corrected, and
-    nobody sees the second. But where what the header says of the display is not to be trusted,
-    the second is left, which is about the detector alone.
+    nobody sees the second. But where the first contradicts itself, or what the header says of
+    the display is not to be trusted, the second is left, which is about the detector alone.
 
     Args:
         dataset: The header of a monochrome image.
         sign: -1 where the modality and VOI transforms together turn the grey scale over, else 1.
-        distrust: Whether the values are raw, or the header's window or LUT was not usable.
+        distrust: Whether the values are raw, or none of the header's windows and LUTs is usable.
 
     Returns:
-        Whether to invert, what decided, and whether the two conflict.
+        Whether to invert, what decided, and whether any of the three conflict.
     """
-    shape = header.text(dataset, "PresentationLUTShape")
-    photometric = header.text(dataset, "PhotometricInterpretation")
+    shape = header.code(dataset, "PresentationLUTShape")
+    photometric = header.code(dataset, "PhotometricInterpretation")
     inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
+    is_contradiction = (photometric, shape) in _CONTRADICTIONS
     intensity_sign = _SIGNS.get(header.text(dataset, "PixelIntensityRelationshipSign") or "")
-    if intensity_sign is None or (intensity_sign * sign == 1) == inverted:
+    if intensity_sign is None:
+        return inverted, "photometric", is_contradiction
+    inverts = intensity_sign * sign == 1
+    if is_contradiction:
+        return inverts, "intensity_sign", True
+    if inverts == inverted:
         return inverted, "photometric", False
-    return (not inverted, "intensity_sign", True) if distrust else (inverted, "photometric", True)
+    return (inverts, "intensity_sign", True) if distrust else (inverted, "photometric", True)

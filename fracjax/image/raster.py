@@ -62,7 +62,7 @@ def read_raster(data: bytes) -> Picture:
         raise Rejected(Reason.FLAT, "every pixel has the same value")
     damage = quality.fault(pixels)
     if not damage and file_format == "jpeg" and not notes:
-        damage = quality.fault_of_blocks(pixels, 8)
+        damage = quality.fault_of_blocks(pixels, 8, data, lambda stream: decode_gray(stream)[0])
     if damage:
         raise Rejected(Reason.DAMAGED, damage)
     if pixels.dtype == np.uint8:

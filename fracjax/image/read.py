@@ -7,7 +7,10 @@ from fracjax.image.policy import ReadPolicy
 from fracjax.image.raster import looks_like_raster, read_raster
 
 SNIFF_BYTES = 512
-"""How much of a file's beginning tells what it is."""
+"""How much of a file's beginning tells what it is, but for a disc image."""
+
+WIDE_SNIFF_BYTES = 32_774
+"""How much tells a disc image too: for where the first ``SNIFF_BYTES`` tell nothing."""
 
 ARCHIVES = {
     b"PK\x03\x04": "a ZIP archive",
@@ -16,6 +19,9 @@ ARCHIVES = {
     b"\x1f\x8b\x08": "a gzip file",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ\x00": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"\x04\x22\x4d\x18": "an LZ4 file",
+    b"\x1f\x9d": "a compress file",
 }
 """First bytes of what may hold images that are not reached."""
 
@@ -24,7 +30,10 @@ JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 
 
 def check_kind(head: bytes) -> None:
-    """Check that a file's first ``SNIFF_BYTES`` are those of what :func:`read_picture` reads.
+    """Check that a file begins as what :func:`read_picture` reads.
+
+    Args:
+        head: Its first ``SNIFF_BYTES``, or ``WIDE_SNIFF_BYTES``.
 
     Raises:
         Rejected: ``empty``; ``unsupported`` for what may be or hold an image all the same; or
@@ -37,11 +46,28 @@ def check_kind(head: bytes) -> None:
     for signature, kind in ARCHIVES.items():
         if head.startswith(signature):
             raise Rejected(Reason.UNSUPPORTED, f"{kind}, which may hold images")
-    if head[257:262] == b"ustar":
+    if (
+        head[WIDE_SNIFF_BYTES - 5 : WIDE_SNIFF_BYTES] == b"CD001"
+    ):  # ECMA-119 8.1.2, in the first volume descriptor
+        raise Rejected(Reason.UNSUPPORTED, "a disc image, which may hold images")
+    if _is_tar(head[:512]):
         raise Rejected(Reason.UNSUPPORTED, "a tar archive, which may hold images")
     if head.startswith(JPEG_2000):
         raise Rejected(Reason.UNSUPPORTED, "a JPEG 2000 file outside DICOM")
     raise Rejected(Reason.NOT_AN_IMAGE, "neither DICOM nor JPEG, PNG or TIFF")
+
+
+def _is_tar(block: bytes) -> bool:
+    """Whether 512 bytes are the header of a tar archive (POSIX.1-1988, 10.1.1).
+
+    Archives from before that standard lack its magic, but their checksum holds too.
+    """
+    digits = block[148:156].strip(b" \0")
+    if block[257:262] == b"ustar":
+        return True
+    if len(block) < 512 or not digits.isdigit() or any(digit > ord("7") for digit in digits):
+        return False
+    return sum(block[:148]) + 8 * ord(" ") + sum(block[156:]) == int(digits, 8)
 
 
 def read_picture(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
@@ -50,7 +76,7 @@ def read_picture(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
     Raises:
         Rejected: The file yields no picture, or several. Nothing else is raised for any ``data``.
     """
-    check_kind(data[:SNIFF_BYTES])
+    check_kind(data[:WIDE_SNIFF_BYTES])
     return read_dicom(data, policy) if looks_like_dicom(data) else read_raster(data)
 
 
@@ -64,7 +90,7 @@ def read_pictures(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictures:
         Rejected: The whole file yields no picture; its ``frames`` says for how many outcomes it
             stands. Nothing else is raised for any ``data``.
     """
-    check_kind(data[:SNIFF_BYTES])
+    check_kind(data[:WIDE_SNIFF_BYTES])
     if looks_like_dicom(data):
         return read_dicom_frames(data, policy)
     return Pictures(None, 1, iter((read_raster(data),)))

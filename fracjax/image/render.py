@@ -23,17 +23,21 @@ def network_input(
         float32 (size, size) in 0..1.
     """
     size = preprocess.image_size
-    height, width = display.shape
-    scale = size / max(height, width)
-    new_width = min(size, max(1, round(width * scale)))
-    new_height = min(size, max(1, round(height * scale)))
+    rows, columns = placement(display.shape, preprocess)
+    new_size = columns.stop - columns.start, rows.stop - rows.start
     picture = display.astype(np.float32)
     if display.dtype == np.uint8:
         picture /= 255.0
     # Area averaging is free of aliasing when shrinking, which radiographs nearly always are.
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(picture, (new_width, new_height), interpolation=interpolation)
+    interpolation = cv2.INTER_AREA if size < max(display.shape) else cv2.INTER_LINEAR
     square = np.zeros((size, size), np.float32)
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    square[top : top + new_height, left : left + new_width] = resized
+    square[rows, columns] = cv2.resize(picture, new_size, interpolation=interpolation)
     return square
+
+
+def placement(shape: tuple[int, ...], preprocess: Preprocess) -> tuple[slice, slice]:
+    """Tell which rows and columns of the square a picture of a shape (height, width) takes."""
+    size = preprocess.image_size
+    sides = (min(size, max(1, round(side * size / max(shape)))) for side in shape)
+    rows, columns = (slice((size - side) // 2, (size - side) // 2 + side) for side in sides)
+    return rows, columns

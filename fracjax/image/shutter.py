@@ -43,8 +43,8 @@ def occluded(dataset: Dataset, shape: tuple[int, int]) -> Mask | None:
 
 def _openings(dataset: Dataset, shape: tuple[int, int], kind: str, name: str) -> Iterator[Mask]:
     """What each shape of a shutter (``name`` is Shutter) or collimator (Collimator) leaves open."""
-    for form in header.values(dataset, kind):
-        match str(form).strip():
+    for form in header.codes(dataset, kind):
+        match form:
             case "RECTANGULAR":
                 yield rectangle(
                     shape,

@@ -62,15 +62,17 @@ def dicom_bytes(
     syntax: str = ExplicitVRLittleEndian,
     photometric: str = "MONOCHROME2",
     preamble: bool = True,
+    allocated: int | None = None,
     **elements: Any,
 ) -> bytes:
     """A digital radiograph whose stored values are ``stored``, (h, w) or (h, w, 3).
 
     Signed values make a signed image. ``elements`` are keywords of the header; ``None`` leaves
     one out. ``PixelData`` among them replaces the encoded picture, and ``extra`` is a data set of
-    more elements.
+    more elements. ``allocated`` are the bits of a container, if not those that are needed.
     """
-    bits_allocated = 8 if bits <= 8 else 16
+    needed = 8 if bits <= 8 else 16
+    bits_allocated = allocated or needed
     signed = stored.dtype.kind == "i"
     dataset = Dataset()
     meta = FileMetaDataset()
@@ -93,14 +95,17 @@ def dicom_bytes(
     }
     if stored.ndim == 3:
         values["PlanarConfiguration"] = 0
-    container = stored.astype(f"{'i' if signed else 'u'}{bits_allocated // 8}")
+    coded = bits_allocated if syntax in (*NATIVE, RLELossless) else needed
+    container = stored.astype(f"{'i' if signed else 'u'}{coded // 8}")
     values["PixelData"] = pixel_data(container, bits, syntax)
     dataset.update(elements.pop("extra", {}))
     for keyword, value in (values | elements).items():
         if value is not None:
             setattr(dataset, keyword, value)
     if "PixelData" in dataset:
-        dataset["PixelData"].VR = "OB" if bits <= 8 or UID(syntax).is_encapsulated else "OW"
+        dataset["PixelData"].VR = (
+            "OB" if bits_allocated <= 8 or UID(syntax).is_encapsulated else "OW"
+        )
         dataset["PixelData"].is_undefined_length = UID(syntax).is_encapsulated
     dataset.file_meta = meta
     dataset.preamble = b"\0" * 128
@@ -145,7 +150,7 @@ def codestream(container: NDArray[Any], bits: int, syntax: str) -> bytes:
                 samples_per_pixel=1 if container.ndim == 2 else 3,
                 planar_configuration=0,
                 bits_allocated=8 * container.dtype.itemsize,
-                bits_stored=bits,
+                bits_stored=8 * container.dtype.itemsize,  # pydicom would narrow the samples
                 pixel_representation=int(container.dtype.kind == "i"),
                 photometric_interpretation="MONOCHROME2" if container.ndim == 2 else "RGB",
                 number_of_frames=1,

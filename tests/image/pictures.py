@@ -9,7 +9,7 @@ from fracjax.image import Rejected, read_dicom
 TOLERANCE = 1e-5  # of float32 arithmetic on 16-bit values
 
 
-def picture(bits, seed=0, shape=(24, 20)):
+def picture(bits, seed=0, shape=(72, 64)):
     """Values (h, w) that use the whole range, darkest and brightest included."""
     rng = np.random.default_rng(seed)
     ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) / (sum(shape) - 2)
@@ -43,6 +43,16 @@ def lut(entries, first, bits, order="<"):
     item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
     item["LUTData"].VR = "OW"
     return [item]
+
+
+def palette(entries):
+    """A header's palette of greys: the same 16-bit entries in all three colours."""
+    data = np.asarray(entries, "<u2").tobytes()
+    return {
+        f"{colour}PaletteColorLookupTable{part}": value
+        for colour in ("Red", "Green", "Blue")
+        for part, value in (("Descriptor", [len(entries), 0, 16]), ("Data", data))
+    }
 
 
 def voi(kind, bits, low, slope, order="<"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import dicom_bytes
-from pictures import lut, picture
+from pictures import lut, palette, picture
 from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import get_frame
@@ -22,10 +22,14 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
-from fracjax.image import ReadPolicy, Rejected, codecs, read_dicom
+from fracjax.image import ReadPolicy, Reason, Rejected, codecs, dicom, read_dicom
 
 DCMTK = {  # it renders by one program for each family of syntaxes
     "1.2.840.10008.1.2.4.80": "dcml2pnm",
@@ -36,6 +40,23 @@ UNKNOWN_TO_DCMTK = {  # only the display is compared, not the decoder
     "1.2.840.10008.1.2.4.90",
     "1.2.840.10008.1.2.4.91",
 }
+REFUSED = {
+    "ai/ai_sc.dcm": Reason.OWN_RESULT,
+    "pydicom/JPEG2000-embedded-sequence-delimiter.dcm": Reason.CORRUPT,
+    "pydicom/MR_truncated.dcm": Reason.TRUNCATED,
+    "pydicom/badVR.dcm": Reason.CORRUPT,
+    # In colour:
+    "pydicom/SC_rgb_dcmtk_+eb+cr.dcm": Reason.UNSUPPORTED,
+    "pydicom/SC_rgb_dcmtk_+eb+cy+np.dcm": Reason.UNSUPPORTED,
+    "pydicom/SC_rgb_jpeg_gdcm.dcm": Reason.UNSUPPORTED,
+    "pydicom/SC_rgb_rle_32bit.dcm": Reason.UNSUPPORTED,
+    "pydicom/SC_rgb_small_odd_big_endian.dcm": Reason.UNSUPPORTED,
+    "pydicom/SC_ybr_full_422_uncompressed.dcm": Reason.UNSUPPORTED,
+    "pydicom/examples_palette.dcm": Reason.UNSUPPORTED,
+    "ts/HTJ2KLossless_08_RGB.dcm": Reason.NOT_A_RADIOGRAPH,
+    "ts/HTJ2K_08_RGB.dcm": Reason.NOT_A_RADIOGRAPH,
+}
+"""Files with pixels that we do not show, in whatever way DCMTK shows them."""
 
 needs_dcmtk = pytest.mark.skipif(
     not shutil.which("dcmj2pnm"),
@@ -44,12 +65,12 @@ needs_dcmtk = pytest.mark.skipif(
 
 
 def rendered(path, program, *options):
-    """What DCMTK shows, (h, w) of 8 bits, or ``None`` where it cannot."""
+    """What DCMTK shows, (h, w) of 8 bits and green where in colour; ``None`` where it cannot."""
     done = subprocess.run([program, *options, str(path)], capture_output=True, check=False)
     if done.returncode or not done.stdout:
         return None
     with Image.open(io.BytesIO(done.stdout)) as image:
-        return np.asarray(image.convert("L")).astype(int)
+        return np.asarray(image.convert("RGB").getchannel("G")).astype(int)
 
 
 def assert_same(ours, theirs, name=""):
@@ -75,31 +96,28 @@ def manifest():
         return [row["file"] for row in csv.DictReader(table) if row["Rows"]]
 
 
-def monochrome(dataset):
-    """Whether it is a file that both could show, of whatever modality."""
-    return dataset.get("PixelData") and str(
-        dataset.get("PhotometricInterpretation", "")
-    ).startswith("MONOCHROME")
-
-
 @needs_dcmtk
 @pytest.mark.skipif(not SHARED, reason="FRACJAX_SHARED names no folder of real files")
-def test_real_files_of_all_modalities(tmp_path):
-    compared = set()
+def test_real_files_of_all_modalities(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom, "SMALLEST_SIDE", 1)  # the display is compared, of any size
+    compared, refused = set(), {}
     for name in manifest():
         path = Path(SHARED) / "dicom" / name
         if name.startswith(("bombs/", "broken/")):
             continue
         dataset = dcmread(path, force=True)
-        if not monochrome(dataset):
+        if not dataset.get("PixelData"):
             continue
         policy = ReadPolicy(
-            modalities=(str(dataset.Modality),), sop_classes=(dataset.SOPClassUID,), max_frames=1
+            modalities=(dataset.get("Modality") or "",),
+            sop_classes=(dataset.SOPClassUID,),
+            max_frames=1,
         )
         program = DCMTK.get(dataset.file_meta.TransferSyntaxUID, "dcmj2pnm")
         try:
             ours = read_dicom(path.read_bytes(), policy)
-        except Rejected:
+        except Rejected as rejected:
+            refused[name] = rejected.reason
             continue
         options = {"window": ["+Wi", "1"], "lut": ["+Wl", "1"], "none": ["-W"]}
         if dataset.file_meta.TransferSyntaxUID in UNKNOWN_TO_DCMTK:
@@ -125,6 +143,7 @@ def test_real_files_of_all_modalities(tmp_path):
     kinds = {"ts/RG2_UNC", "ts/RG3_JPLL", "ts/RG3_JPLY", "ts/RG2_JLSL", "ts/mlut_18.dcm"}
     kinds |= {"radiograph/hand_KODAK_J2KR.dcm", "radiograph/DX_16bit_bad_window.dcm"}
     assert kinds <= compared
+    assert refused == REFUSED
     assert len(compared) >= 60
 
 
@@ -173,3 +192,41 @@ def test_windows_and_tables(tmp_path, options, elements, first, syntax, photomet
     ours = read_dicom(data)
     assert ours.notes == ()
     assert_same(ours.display, theirs)
+
+
+@needs_dcmtk
+@pytest.mark.parametrize(
+    ("photometric", "syntax"),
+    [
+        ("RGB", ExplicitVRLittleEndian),
+        ("RGB", ExplicitVRBigEndian),
+        ("RGB", RLELossless),
+        ("RGB", JPEGLosslessSV1),
+        ("YBR_FULL", ImplicitVRLittleEndian),
+        ("YBR_FULL", RLELossless),
+        ("YBR_FULL", JPEGBaseline8Bit),
+        ("PALETTE COLOR", ExplicitVRLittleEndian),
+        ("PALETTE COLOR", RLELossless),
+        ("PALETTE COLOR", JPEGLosslessSV1),
+    ],
+)
+def test_grey_captures_stored_as_colour(tmp_path, photometric, syntax):
+    seen = picture(8)
+    mid = np.full_like(seen, 128)
+    stored = {
+        "RGB": np.stack([seen] * 3, axis=-1),
+        "YBR_FULL": np.stack([seen, mid, mid], axis=-1),
+        "PALETTE COLOR": seen,
+    }[photometric]
+    data = dicom_bytes(
+        stored.astype(np.uint32),
+        bits=8,
+        syntax=syntax,
+        photometric=photometric,
+        SOPClassUID=SecondaryCaptureImageStorage,
+        Modality="OT",
+        **(palette(np.arange(256)[::-1] * 257) if photometric == "PALETTE COLOR" else {}),
+    )
+    path = tmp_path / "made.dcm"
+    path.write_bytes(data)
+    assert_same(read_dicom(data).display, rendered(path, "dcmj2pnm"))

@@ -89,4 +89,6 @@ def test_usable_grey_scales():
     assert is_usable(np.clip(values * 3, 0, 1))  # two thirds are white, as much as some films
     assert not is_usable(np.clip(values * 10, 0, 1))
     assert not is_usable(np.clip(1 - values * 10, 0, 1))
+    assert not is_usable(np.maximum(np.clip(1 - values * 10, 0, 1), 0.4))  # all one grey
+    assert is_usable(np.maximum(1 - values * 2, 0.4))
     assert not is_usable(np.empty(0, np.float32))

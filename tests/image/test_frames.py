@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from dicom_files import LOSSLESS, NATIVE, codestream, dicom_bytes, pixel_data
 from pictures import TOLERANCE, picture, reason_of, voi
+from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+)
 
 from fracjax.image import Picture, ReadPolicy, Reason, Rejected, read_picture, read_pictures
 
@@ -26,8 +32,7 @@ def frames_of(count, syntax, *, claimed=None, **elements):
         syntax=syntax,
         PixelData=data,
         NumberOfFrames=count if claimed is None else claimed,
-        **FULL,
-        **elements,
+        **(FULL | elements),
     )
 
 
@@ -42,6 +47,78 @@ def test_each_frame_is_a_picture(syntax):
     with pytest.raises(Rejected) as caught:
         read_picture(data)
     assert (caught.value.reason, caught.value.frames) == (Reason.MULTI_FRAME, 3)
+
+
+def group(**macros):
+    """An item of functional groups, with the elements of each macro's sequence."""
+    groups = Dataset()
+    for sequence, elements in macros.items():
+        item = Dataset()
+        for keyword, value in elements.items():
+            setattr(item, keyword, value)
+        setattr(groups, sequence, [item])
+    return groups
+
+
+def scaled(factor, low):
+    """Rescaling, and the window that then shows values of 12 bits as they are."""
+    return {
+        "PixelValueTransformationSequence": {"RescaleSlope": factor, "RescaleIntercept": low},
+        "FrameVOILUTSequence": voi("LINEAR", 12, low, factor),
+    }
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("shared", "own"),
+    [
+        ([group(**scaled(2, 100))], []),
+        ([], [group(**scaled(1 + i, 50 * i)) for i in range(3)]),
+        ([group(**scaled(9, 9))], [group(**scaled(1 + i, 50 * i)) for i in range(3)]),
+        (
+            [group(FrameVOILUTSequence=voi("LINEAR", 12, 7, 3))],
+            [group(PixelValueTransformationSequence={"RescaleSlope": 3, "RescaleIntercept": 7})]
+            * 3,
+        ),
+    ],
+)
+def test_functional_groups_hold_the_grey_scale_of_a_frame(shared, own, syntax):
+    stored, data = frames_of(
+        3,
+        syntax,
+        SOPClassUID=MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+        Modality="OT",
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=own,
+        WindowCenter=None,
+        WindowWidth=None,
+    )
+    for frame, one in zip(stored, read_pictures(data), strict=True):
+        np.testing.assert_allclose(one.display, frame / 4095, atol=TOLERANCE)
+        assert (one.voi_source, one.notes) == ("window", ())
+
+
+def test_functional_groups_of_too_few_frames_leave_the_rest_to_the_header():
+    stored, data = frames_of(
+        3, ExplicitVRLittleEndian, PerFrameFunctionalGroupsSequence=[group(**scaled(2, 100))]
+    )
+    for frame, one in zip(stored, read_pictures(data), strict=True):
+        np.testing.assert_allclose(one.display, frame / 4095, atol=TOLERANCE)
+
+
+def test_small_frames_are_set_aside_together():
+    stored = [picture(12, shape=(63, 90)).astype(np.uint16)] * 3
+    data = dicom_bytes(
+        stored[0].astype(np.uint32),
+        bits=12,
+        PixelData=pixel_data(np.stack(stored), 12, ExplicitVRLittleEndian),
+        NumberOfFrames=3,
+    )
+    with pytest.raises(Rejected) as caught:
+        read_pictures(data)
+    assert (caught.value.reason, caught.value.frames) == (Reason.TOO_SMALL, 3)
+    assert caught.value.header.modality == "DX"
+    assert caught.value.reason.concerns_study and not caught.value.reason.is_failure
 
 
 def test_one_frame_has_no_number_and_reads_either_way():

@@ -13,6 +13,7 @@ from fracjax.image.grayscale import (
     gray_of_colour,
     is_gray,
     look_up,
+    meeting,
     padding,
     rescale,
     stored_values,
@@ -75,19 +76,23 @@ def test_windows_that_the_standard_forbids_are_refused(center, width, function):
         window(np.zeros((2, 2)), center, width, function)
 
 
-@given(st.integers(1, 16).flatmap(lambda bits: st.tuples(st.just(bits), st.integers(0, 65535))))
-def test_stored_values_ignore_what_lies_above_bits_stored(case):
-    bits, raw = case
-    low_bits = raw & (2**bits - 1)
-    unsigned = stored_values(np.array([[raw]], np.uint16), bits, clip=False)
+@given(
+    st.integers(1, 16).flatmap(
+        lambda bits: st.tuples(st.just(bits), st.integers(bits - 1, 15), st.integers(0, 65535))
+    )
+)
+def test_stored_values_ignore_what_lies_around_them(case):
+    bits, high_bit, raw = case
+    low_bits = (raw >> (high_bit - bits + 1)) & (2**bits - 1)
+    unsigned = stored_values(np.array([[raw]], np.uint16), bits, high_bit, clip=False)
     assert unsigned.item() == low_bits
-    signed = stored_values(np.array([[raw]], np.uint16).view(np.int16), bits, clip=False)
+    signed = stored_values(np.array([[raw]], np.uint16).view(np.int16), bits, high_bit, clip=False)
     assert signed.item() == low_bits - (2**bits if low_bits >= 2 ** (bits - 1) else 0)
 
 
 def test_overshoot_of_lossy_compression_is_clipped_and_does_not_wrap():
-    assert stored_values(np.array([[1024]], np.uint16), 10, clip=True).item() == 1023
-    signed = stored_values(np.array([[-513, 512]], np.int16), 10, clip=True)
+    assert stored_values(np.array([[1024]], np.uint16), 10, 9, clip=True).item() == 1023
+    signed = stored_values(np.array([[-513, 512]], np.int16), 10, 9, clip=True)
     assert signed.tolist() == [[-512, 511]]
 
 
@@ -119,6 +124,28 @@ def test_look_up_clamps_to_the_first_and_last_entry(x, first, count):
     got = look_up(x, LookupTable(first, entries, 16))
     want = [[int(entries[min(max(v - first, 0), count - 1)]) for v in row] for row in x.tolist()]
     assert got.tolist() == want
+
+
+@given(
+    st.integers(-40000, 70000),
+    st.integers(1, 2**16),
+    st.sampled_from([0, 2**16, -(2**16)]),
+    st.integers(-1000, 1000),
+    st.integers(0, 2000),
+)
+def test_a_table_meets_its_inputs_where_it_can(first, count, mistake, before, width):
+    """Written with the wrong sign it is put right, and one that meets its inputs stays."""
+    low = first + before
+    high = low + width
+    reaches = first <= high and low < first + count
+    table = LookupTable(first + mistake, np.arange(count, dtype=np.uint16), 16)
+    got = meeting(table, np.array([high, low]))
+    if table.first <= high and low < table.first + count:
+        assert got is table or got == table
+    elif reaches:
+        assert got.first == first
+    assert abs(got.first - table.first) in (0, 2**16)
+    np.testing.assert_array_equal(got.entries, table.entries)
 
 
 def test_an_eight_bit_table_with_many_entries_does_not_wrap():

@@ -1,17 +1,20 @@
 """Facts of a header: nothing but what has a grammar or a vocabulary."""
 
+import datetime
 import hashlib
 import re
 import struct
 from dataclasses import asdict
 from io import BytesIO
 
+import numpy as np
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary, tag_for_keyword
+from pydicom.uid import UID
 
 from fracjax.image.anatomy import BodyPart, is_term
 from fracjax.image.header import facts
@@ -89,6 +92,10 @@ def check_vocabulary(found):
     assert (found.body_part is None) == (found.body_part_source is None)
     assert tag_for_keyword(found.body_part_source or "Modality")
     assert found.patient_tag is None or 0 <= found.patient_tag < 2**16
+    assert found.study_tag is None or 0 <= found.study_tag < 2**32
+    assert found.study_tag is None or found.study_instance_uid is None
+    assert fields["accession_withheld"] in (False, found.accession_number is None)
+    assert UID(found.transfer_syntax or "1.2.840.10008.1.2").type == "Transfer Syntax"
     assert len(found.accession_number or "") <= 64
 
 
@@ -167,7 +174,29 @@ def test_terms_get_through():
     "value", ["", "1", "77", "1..2", ".1", "1.2.", "1.a", "1.2 3", "1." * 40 + "1"]
 )
 def test_what_is_no_uid(value):
-    assert header(StudyInstanceUID=value).study_instance_uid is None
+    found = header(StudyInstanceUID=value)
+    assert found.study_instance_uid is None
+    digest = hashlib.sha256(value.encode()).hexdigest()
+    assert found.study_tag == (int(digest[:8], 16) if value else None)
+
+
+def test_a_study_with_a_uid_has_no_tag():
+    assert header(StudyInstanceUID="1.2.3").study_tag is None
+
+
+@pytest.mark.parametrize(
+    ("syntax", "kept"),
+    [
+        ("1.2.840.10008.1.2.4.70", True),
+        ("1.2.840.10008.1.2.4.52", True),  # known, though not read
+        ("1.2.840.10008.5.1.4.1.1.1", False),  # a SOP class
+        ("1.2.840.19470213.7", False),
+        ("SMITHERS", False),
+        ("", False),
+    ],
+)
+def test_the_transfer_syntax_is_one_that_the_standard_knows(syntax, kept):
+    assert facts(Dataset(), syntax).transfer_syntax == (syntax if kept else None)
 
 
 PATIENT = {
@@ -183,6 +212,14 @@ PATIENT = {
     ("number", "kept"),
     [
         ("A2026001", True),
+        ("A4711", True),
+        ("130247", False),  # the birth date as DDMMYY
+        ("02131947", False),
+        ("A-13.02.1947", False),
+        ("021347", False),
+        ("470213/1", False),
+        ("mithers", False),
+        ("ithe", True),
         ("", None),
         ("SMITHERS 1", False),
         ("waylon", False),
@@ -200,8 +237,58 @@ PATIENT = {
     ],
 )
 def test_an_accession_number_that_names_the_patient_is_withheld(number, kept):
-    found = header(AccessionNumber=number, **PATIENT).accession_number
-    assert found == (number if kept else None)
+    found = header(AccessionNumber=number, **PATIENT)
+    assert found.accession_number == (number if kept else None)
+    assert found.accession_withheld == (kept is False and len(number) <= 64)
+
+
+@pytest.mark.parametrize(
+    ("number", "patient"),
+    [
+        ("MUELLER1", {"PatientName": "Müller^Jörg"}),
+        ("muller1", {"PatientName": "Mu\u0308ller"}),
+        ("X-MÜLLER", {"PatientName": "Mueller"}),
+        ("joerg", {"PatientName": "Müller^Jörg"}),
+        ("PENA7", {"PatientName": "Peña"}),
+        ("STRASSER", {"PatientName": "Straßer"}),
+        ("A12345", {"PatientID": "00012345"}),
+        ("12345", {"PatientID": "KH-0012345-9"}),
+        ("7654321", {"PatientID": "KH.7654321.X"}),
+        ("23456", {"PatientID": "1234567"}),
+        ("987654", {"OtherPatientIDs": ["1", "00987654"]}),
+    ],
+)
+def test_an_accession_number_in_another_spelling_of_the_patient_is_withheld(number, patient):
+    found = header(AccessionNumber=number, SpecificCharacterSet="ISO_IR 192", **patient)
+    assert (found.accession_number, found.accession_withheld) == (None, True)
+
+
+@given(
+    st.dates(datetime.date(1900, 1, 1)),
+    st.sampled_from(["%Y%m%d", "%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y", "%d.%m.%Y"]),
+    st.sampled_from(["", "A", "RX-"]),
+)
+def test_the_birth_date_in_any_usual_form_is_withheld(date, form, before):
+    number = before + date.strftime(form)
+    assert header(AccessionNumber=number, PatientBirthDate=f"{date:%Y%m%d}").accession_withheld
+
+
+def test_ordinary_accession_numbers_are_kept():
+    """Numbers that have nothing to do with the patient are nearly never taken for one."""
+    rng = np.random.default_rng(0)
+    withheld = 0
+    for _ in range(3000):
+        birth = datetime.date(1930, 1, 1) + datetime.timedelta(days=int(rng.integers(35000)))
+        number, identity = (
+            "".join(map(str, rng.integers(0, 10, rng.integers(6, 11)))) for _ in range(2)
+        )
+        withheld += header(
+            AccessionNumber=number,
+            PatientID=identity,
+            PatientName="Smithers^Waylon",
+            PatientBirthDate=f"{birth:%Y%m%d}",
+        ).accession_withheld
+    assert withheld <= 6
 
 
 def test_an_accession_number_with_a_name_of_two_characters():
@@ -233,11 +320,12 @@ def test_acquisition_datetime(values, iso):
     assert header(**values).acquisition_datetime == iso
 
 
-def test_patient_tag_tells_patients_and_issuers_apart():
-    tag = header(PatientID="17", IssuerOfPatientID="A").patient_tag
-    assert tag == int(hashlib.sha256(b"A|17").hexdigest()[:4], 16)
-    assert header(PatientID="18", IssuerOfPatientID="A").patient_tag != tag
-    assert header(PatientID="17").patient_tag != tag
+def test_patient_tag_tells_patients_apart_whatever_else_is_written():
+    tag = header(PatientID="k17", IssuerOfPatientID="A").patient_tag
+    assert tag == int(hashlib.sha256(b"k17").hexdigest()[:4], 16)
+    assert header(PatientID="k18", IssuerOfPatientID="A").patient_tag != tag
+    for same in ("k17", "K17", " k17 "):
+        assert header(PatientID=same).patient_tag == tag
     assert header(PatientID="").patient_tag is None
     assert header(IssuerOfPatientID="A").patient_tag is None
 

@@ -55,14 +55,19 @@ def stored_as(
     voi="window",
     frame=0,
     padded=False,
+    identity=True,
+    wide=False,
 ):
-    """``seen`` in a file. Padding takes the place of the border, with a value of its own."""
+    """``seen`` in a file. Padding takes the place of the border, with a value of its own.
+
+    ``identity`` adds a rescaling that changes nothing, ``wide`` containers of 16 bits.
+    """
     white = 2**bits - 1
     # The levels next to the ends are for padding, so that it is none of the picture's.
     values = np.round(1 + seen * (white - 2)).astype(np.int64)
     if photometric == "MONOCHROME1":
         values = white - values
-    elements = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    elements = {"RescaleSlope": 1, "RescaleIntercept": 0} if identity else {}
     if padded and frame:
         inside = np.zeros(values.shape, bool)
         inside[frame:-frame, frame:-frame] = True
@@ -83,6 +88,7 @@ def stored_as(
         bits=bits,
         syntax=syntax,
         photometric=photometric,
+        allocated=16 if wide else None,
         **elements,
     )
 
@@ -100,11 +106,19 @@ def input_of(data, size=96):
     photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
     voi=st.sampled_from(["window", "table", "none"]),
     padded=st.booleans(),
+    identity=st.booleans(),
+    wide=st.booleans(),
 )
-def test_one_picture_is_one_input(seed, frame, bits, syntax, photometric, voi, padded):
+def test_one_picture_is_one_input(seed, frame, bits, voi, padded, **ways):
     seen = film(seed, frame)
-    ways = {"photometric": photometric, "frame": frame, "padded": padded, "syntax": syntax}
-    got = input_of(stored_as(seen, bits=bits, voi=voi, **ways))
+    got = input_of(stored_as(seen, bits=bits, voi=voi, frame=frame, padded=padded, **ways))
+    if voi == "none" and bits == 8:  # a picture made for display
+        levels = np.round(1 + seen * 253) / 255
+        if padded and frame:
+            levels = np.pad(levels[frame:-frame, frame:-frame], frame)
+        plain = network_input(levels.astype(np.float32), Preprocess(image_size=96))
+        np.testing.assert_allclose(got, plain, atol=SAME_DEPTH, rtol=0)
+        return
     plain = "window" if voi == "table" else voi
     same_depth = input_of(stored_as(seen, bits=bits, voi=plain))
     np.testing.assert_allclose(got, same_depth, atol=SAME_DEPTH, rtol=0)

@@ -1,6 +1,7 @@
 """Damaged streams that decode without an error, and sound pictures that are left alone."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import imagecodecs
@@ -10,6 +11,7 @@ from dicom_files import LOSSLESS, LOSSY, codestream, dicom_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture, radiograph, reason_of
+from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
@@ -104,14 +106,12 @@ def torn(kind, film):
     if kind == "brighter from a block on":
         damaged[96:104, 80:] += 60
         damaged[104:] += 60
-    if kind == "grey":
-        damaged[160:] = 128
     if kind == "repeated":
         damaged[100:130] = film[100]
     return damaged
 
 
-@pytest.mark.parametrize("kind", ["shifted", "brighter from a block on", "grey", "repeated"])
+@pytest.mark.parametrize("kind", ["shifted", "brighter from a block on", "repeated"])
 @pytest.mark.parametrize("seed", range(3))
 def test_torn_pictures_are_found(kind, seed):
     sound = film(8, seed=seed) // 2
@@ -121,8 +121,8 @@ def test_torn_pictures_are_found(kind, seed):
         imagecodecs.jpeg8_encode(x, level=98 if kind != "repeated" else 100)
         for x in (sound, damaged)
     )
-    assert quality.fault_of_blocks(sound, 8) is None
-    found = quality.fault(damaged) or quality.fault_of_blocks(damaged, 8)
+    assert fault_of_blocks(sound, jpeg) is None
+    found = quality.fault(damaged) or fault_of_blocks(damaged, jpeg_damaged)
     assert found
     if kind != "repeated":
         assert read_raster(bytes(jpeg)).notes == ()
@@ -131,6 +131,53 @@ def test_torn_pictures_are_found(kind, seed):
     else:
         with pytest.raises(Rejected, match=f"damaged: {found}"):
             read_raster(bytes(imagecodecs.png_encode(damaged)))
+
+
+def fault_of_blocks(samples, stream):
+    return quality.fault_of_blocks(samples, 8, bytes(stream), imagecodecs.jpeg8_decode)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("rows", [8, 16, 56])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_footer_of_mid_grey_is_no_tail_without_data(bits, rows, seed):
+    sound = film(bits, seed=seed)
+    sound[-rows:] = 1 << (bits - 1)
+    syntax = JPEGBaseline8Bit if bits == 8 else JPEGExtended12Bit
+    frame = codestream(sound, bits, syntax)
+    samples = codecs.decode(frame, syntax)
+    assert quality.has_grey_tail(samples, bits)
+    assert codecs.fault(frame, syntax, samples) is None
+    if bits == 8:
+        assert read_raster(frame).notes == ()
+    # The same picture, where the data end before its last rows.
+    for part in (0.5, 0.7):
+        cut = frame[: int(len(frame) * part)].rstrip(b"\xff") + b"\xff\xd9"
+        lost = codecs.decode(cut, syntax)
+        assert quality.has_grey_tail(lost, bits)
+        assert codecs.fault(cut, syntax, lost) == "the picture ends in grey"
+        if bits == 8:
+            with pytest.raises(Rejected, match="damaged: the picture ends in grey"):
+                read_raster(cut)
+
+
+@pytest.mark.parametrize("marker", [0xD9, 0xD3, 0xFE])
+def test_a_picture_in_grey_from_a_false_marker_on_is_damaged(marker):
+    frame = bytearray(codestream(film(8), 8, JPEGBaseline8Bit))
+    stuffed = frame.find(b"\xff\0", len(frame) // 2)
+    frame[stuffed + 1] = marker
+    samples = codecs.decode(bytes(frame), JPEGBaseline8Bit)
+    assert quality.has_grey_tail(samples, 8)
+    assert codecs.fault(bytes(frame), JPEGBaseline8Bit, samples) == "the picture ends in grey"
+
+
+def test_several_scans_that_end_in_grey_are_not_trusted():
+    sound = film(8)
+    sound[-16:] = 128
+    stream = BytesIO()
+    Image.fromarray(sound).save(stream, "JPEG", progressive=True)
+    with pytest.raises(Rejected, match="damaged: the picture ends in grey"):
+        read_raster(stream.getvalue())
 
 
 @pytest.mark.parametrize("edge", [0, 255])
@@ -143,7 +190,7 @@ def test_collimators_and_two_exposures_on_one_plate_are_no_tears(edge, row):
     both[row - 4 : row + 4] = edge
     for sound in (half, both, one // 16, np.full_like(one, edge), one.T):
         assert quality.fault(sound) is None
-        assert quality.fault_of_blocks(sound, 8) is None
+        assert fault_of_blocks(sound, imagecodecs.jpeg8_encode(np.ascontiguousarray(sound))) is None
 
 
 @needs_shared
@@ -158,7 +205,8 @@ def test_no_real_radiograph_is_called_damaged():
             samples = codecs.decode(frame, syntax)
         assert codecs.fault(frame, syntax, samples) is None
         # As baseline JPEG would have it.
-        assert quality.fault_of_blocks(samples, dataset.BitsStored) is None
+        assert not quality.is_torn(samples)
+        assert not quality.has_grey_tail(samples, dataset.BitsStored)
 
 
 @needs_shared
