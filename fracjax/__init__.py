@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fracjax import bundle, configs, data, image, metrics, models, train
     from fracjax.engine import Prediction, Scorer, load
+    from fracjax.errors import BundleError
+    from fracjax.image import Rejected
+
+    __version__: str
 
 __all__ = [
+    "BundleError",
     "Prediction",
+    "Rejected",
     "Scorer",
+    "__version__",
     "bundle",
     "configs",
     "data",
@@ -26,13 +33,27 @@ __all__ = [
     "train",
 ]
 
-_ENGINE = ("Prediction", "Scorer", "load")
+_HOMES = {
+    "BundleError": "errors",
+    "Prediction": "engine",
+    "Rejected": "image",
+    "Scorer": "engine",
+    "load": "engine",
+}
+"""The module of each name that is none itself."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a part when it is first used, so that ``import fracjax`` costs nothing."""
-    if name in _ENGINE:
-        return getattr(import_module("fracjax.engine"), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("fracjax")
+    if name in _HOMES:
+        return getattr(import_module(f"fracjax.{_HOMES[name]}"), name)
     if name in __all__:
         return import_module(f"fracjax.{name}")
     raise AttributeError(f"module 'fracjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name the parts that are not imported yet, too: an editor completes from this."""
+    return sorted(globals().keys() | __all__)

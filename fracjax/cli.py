@@ -1,15 +1,18 @@
 """The command line: parse, call, print, exit code. Heavy imports wait for their command."""
 
+import importlib.metadata
 import logging
+import platform
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from fracjax import interrupt
-from fracjax.errors import FracjaxError
+from fracjax import interrupt, privacy
+from fracjax.errors import FracjaxError, NotScoredError, UsageError
 from fracjax.notice import NOTICE
 from fracjax.text import printable
 from fracjax_jobs.command import score_dir
@@ -17,18 +20,66 @@ from fracjax_jobs.command import score_dir
 EXIT_DEFECT = 70
 """For an error that is a defect of this program (EX_SOFTWARE of sysexits.h)."""
 
+_Misuse: type[Exception] = typer.BadParameter.__bases__[0]
+"""``click.UsageError``, wherever a release of typer keeps it."""
+
 app = typer.Typer(
     name="fracjax",
     help=f"Fracture detection on radiographs. {NOTICE}",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
+
+class Command(TyperCommand):
+    """A command that says how many arguments are too many, and not which.
+
+    A shell may have put all paths of an export there, and paths carry names.
+    """
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and refuse what is left over.
+
+        Raises:
+            UsageError: There are too many arguments, or one is empty: as a path that would be the
+                current directory, while it comes of a variable that is not set.
+        """
+        way_out = f"see {ctx.command_path} --help"
+        if "" in args:
+            raise UsageError(f"an argument is empty; give it a value, or {way_out}")
+        rest = super().parse_args(ctx, args)
+        if rest:
+            raise UsageError(f"too many arguments, by {len(rest)}; {way_out}")
+        return rest
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show what is installed, and exit.")
+    ] = False,
+) -> None:
+    """Answer what is asked without a command."""
+    if version:
+        typer.echo(
+            f"fracjax {importlib.metadata.version('fracjax')}\n"
+            f"Python {platform.python_version()}\n"
+            f"jax {importlib.metadata.version('jax')}\n"
+            f"{NOTICE}"
+        )
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(FracjaxError.exit_code)
+
+
 DataDir = Annotated[Path, typer.Option(help="Where prepared data sets lie.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     dataset: Annotated[str, typer.Argument(help="frac_atlas or mura.")],
     archive_dir: Annotated[Path, typer.Option(help="Folder that holds the unpacked archive.")],
@@ -41,7 +92,7 @@ def prepare(
         typer.echo(f"{split}: {images} images")
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     workdir: Annotated[Path, typer.Option(help="Checkpoints and the model bundle go here.")],
     config: Annotated[
@@ -97,41 +148,60 @@ def train(
         typer.echo(f"  {name}: {figure}")
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     file: Annotated[Path, typer.Argument(help="A DICOM, JPEG, PNG or TIFF radiograph.")],
     bundle: Annotated[
         Path | None, typer.Option(help="A model bundle; by default the one that ships.")
     ] = None,
 ) -> None:
-    """Score one image."""
+    """Score one image.
+
+    Exit codes: 0 scored; 2 bad usage, or the file cannot be read; 3 no
+    likelihood: the picture is unlike those that the model learned from, or is
+    not to be scored (another body part, no radiograph, raw detector values);
+    70 a defect of this program.
+    """
     from fracjax import engine
     from fracjax.bundle import BUNDLED
-    from fracjax.errors import UsageError
-    from fracjax.image import Rejected
+    from fracjax.image import Reason, Rejected
 
     if not file.is_file():  # a pipe would be waited for
         raise UsageError(f"{file} is no file; give a radiograph")
     scorer = engine.load(bundle or BUNDLED, batch_size=1)
     try:
-        typer.echo(scorer.predict(file))
+        prediction = scorer.predict(file)
     except Rejected as rejected:
-        raise UsageError(f"{file} is not scored: {rejected}; give a radiograph") from None
+        unreadable = rejected.reason.is_failure or rejected.reason == Reason.NOT_AN_IMAGE
+        kind = UsageError if unreadable else NotScoredError
+        way_out = {
+            Reason.OUT_OF_SCOPE: "the model does not know this body part, so read it as always",
+            Reason.FOR_PROCESSING: "export it FOR PRESENTATION",
+            Reason.MULTI_FRAME: "export single frames",
+        }.get(rejected.reason, "give a radiograph")
+        raise kind(f"{file} is not scored: {rejected}; {way_out}") from None
+    typer.echo(prediction)
+    if not prediction.familiar:
+        raise typer.Exit(NotScoredError.exit_code)
 
 
-app.command(name="score-dir")(score_dir)
+app.command(name="score-dir", cls=Command)(score_dir)
 
 
 def main() -> None:
     """Run the command line. An expected failure is one line on stderr and an exit code."""
+    privacy.forbid_core_dumps()
     interrupt.install()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fracjax").setLevel(logging.INFO)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))  # the code of a typer.Exit
     except FracjaxError as error:
         typer.echo(f"fracjax: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except _Misuse as error:
+        typer.echo(f"fracjax: {printable(_said_of(error))}", err=True)
+        sys.exit(UsageError.exit_code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         line = f"fracjax: {what}; check that the path exists and may be used"
@@ -141,3 +211,9 @@ def main() -> None:
         # Python's own code for this, 1, means that the job has ended and some files failed.
         traceback.print_exc()
         sys.exit(EXIT_DEFECT)
+
+
+def _said_of(error: Any) -> str:
+    """Give what typer has to say of a command line that it cannot parse, and where to look."""
+    command = "fracjax" if error.ctx is None else error.ctx.command_path
+    return f"{error.format_message().rstrip('.')}; see {command} --help"

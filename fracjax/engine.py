@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +20,11 @@ from fracjax.models import FEATURES, Network
 from fracjax.notice import NOTICE
 
 DEFAULT_BATCH_SIZE = 16
+MOST_BATCH_SIZE = 4096
+"""Beyond it no device is faster, and memory ends."""
+
+ROUNDING = 1e-3
+"""By which a picture may leave 0..1: a resized white is not quite 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,17 @@ class Prediction:
         """
         return self.raw_likelihood if self.familiar else None
 
+    def __repr__(self) -> str:
+        """Give a line without the raw likelihood: a notebook shows it, of refused pictures too."""
+        likelihood = f"{self.raw_likelihood:.3f}"
+        if not self.familiar:
+            likelihood = f"None ({why_unfamiliar(self.distance, self.manifest.gate.threshold)})"
+        notes = f", notes: {', '.join(self.notes)}" if self.notes else ""
+        return (
+            f"<Prediction likelihood={likelihood}, target {self.manifest.target}, "
+            f"model {self.manifest.model_id}{notes}; research use only>"
+        )
+
     def __str__(self) -> str:
         threshold = self.manifest.gate.threshold
         lines = [NOTICE]
@@ -74,13 +91,10 @@ class Prediction:
                 f"{MEANING[self.manifest.target]}"
             ]
         else:
+            measured = f" (distance {self.distance:.2f}; familiar up to {threshold:.2f})"
             lines += [
-                "no likelihood: the picture is unlike those that the model learned from"
-                + (
-                    f" (distance {self.distance:.2f}; familiar up to {threshold:.2f})"
-                    if self.distance > threshold
-                    else " (it looks like a negative: black and white exchanged)"
-                ),
+                f"no likelihood: {why_unfamiliar(self.distance, threshold)}"
+                + ("" if self.distance <= threshold else measured)
             ]
         lines += [
             *(f"note: {note}" for note in self.notes),
@@ -88,6 +102,18 @@ class Prediction:
             f"  AUROC {self.manifest.figures[HEADLINE]}",
         ]
         return "\n".join(lines)
+
+
+def why_unfamiliar(distance: float, threshold: float) -> str:
+    """Say in a few words why a picture that is not familiar is none.
+
+    Args:
+        distance: Of the picture, as in :class:`Scores`.
+        threshold: The largest distance of a familiar picture, of the bundle's gate.
+    """
+    if distance <= threshold:
+        return "the picture looks like a negative (black and white exchanged)"
+    return "the picture is unlike those that the model learned from"
 
 
 class Forward:
@@ -103,10 +129,12 @@ class Forward:
         """Put a network on the devices.
 
         Raises:
-            UsageError: ``batch_size`` is below 1.
+            UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
         """
-        if batch_size < 1:
-            raise UsageError(f"a batch of {batch_size} images cannot be scored; give 1 or more")
+        if not 1 <= batch_size <= MOST_BATCH_SIZE:
+            raise UsageError(
+                f"a batch of {batch_size} images cannot be scored; give 1 to {MOST_BATCH_SIZE}"
+            )
         mesh = parallel.data_mesh()
         # Batches are filled up anyway, so they may as well divide over the devices.
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -145,7 +173,7 @@ class Scorer:
 
         Raises:
             BundleError: The bundle's variables are not those of its network.
-            UsageError: ``batch_size`` is below 1.
+            UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
         """
         self.manifest = bundle.manifest
         network = Network(self.manifest.model)
@@ -154,16 +182,47 @@ class Scorer:
         self._forward = Forward(network, self.manifest.preprocess, bundle.variables, batch_size)
         self.batch_size = self._forward.batch_size
 
-    def score(self, inputs: NDArray[np.float32]) -> Scores:
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        return (
+            f"<Scorer of model {manifest.model_id}, target {manifest.target}, "
+            f"{len(manifest.scope)} body parts in scope, batch size {self.batch_size}>"
+        )
+
+    def score(self, inputs: NDArray[np.floating[Any]]) -> Scores:
         """Score any number of pictures.
 
         Args:
-            inputs: (n, size, size) in 0..1, of :func:`fracjax.image.network_input`.
+            inputs: Floating point (n, size, size) in 0..1, of
+                :func:`fracjax.image.network_input`.
+
+        Raises:
+            ValueError: ``inputs`` are something else.
         """
-        likelihoods, features = self._forward(inputs)
+        likelihoods, features = self._forward(self._checked(inputs))
         distances = gate.distances(self._gate, features)
         is_near = distances <= self.manifest.gate.threshold
         return Scores(likelihoods, distances, is_near & ~gate.are_negatives(self._gate, features))
+
+    def _checked(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Give the inputs as float32, if they are what the network takes for a picture.
+
+        The network gives a number for anything else, too.
+        """
+        size = self.manifest.preprocess.image_size
+        wanted = (
+            f"pictures must be a floating-point array (n, {size}, {size}) in 0..1, as "
+            "fracjax.image.network_input makes them"
+        )
+        given = np.asarray(inputs)
+        if given.shape[1:] != (size, size) or not np.issubdtype(given.dtype, np.floating):
+            raise ValueError(f"{wanted}; these are {given.dtype} {given.shape}")
+        low, high = given.min(initial=0), given.max(initial=1)
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # nor NaN
+            if not np.isfinite(given).all():
+                raise ValueError(f"{wanted}; these have values that are not finite")
+            raise ValueError(f"{wanted}; these reach from {low:g} to {high:g}")
+        return given.astype(np.float32, copy=False)
 
     def predict(self, path: Path | str) -> Prediction:
         """Read and score one image file.
@@ -189,5 +248,6 @@ def load(directory: Path | str = BUNDLED, *, batch_size: int = DEFAULT_BATCH_SIZ
 
     Raises:
         BundleError: The bundle is missing, damaged or of an unknown version.
+        UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
     """
     return Scorer(load_bundle(Path(directory)), batch_size)

@@ -15,6 +15,12 @@ class UsageError(FracjaxError):
     """An argument or option cannot be used as given."""
 
 
+class NotScoredError(FracjaxError):
+    """An image can be read, but is not to be scored."""
+
+    exit_code = 3
+
+
 class DataError(FracjaxError):
     """A data set is missing, or not in the shape that its reader expects."""
 

@@ -1,14 +1,19 @@
 """The commands ``predict``, ``prepare`` and ``train``: what they print, and what they refuse."""
 
 import dataclasses
+import importlib.metadata
 import os
+import platform
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fracjax import bundle
+from fracjax.card import render_card
 from fracjax.notice import NOTICE
+from image.dicom_files import dicom_bytes
 
 THAWED = ("--set", "optimizer.frozen_stages=0")
 
@@ -26,8 +31,8 @@ def image(tmp_path_factory):
     return path
 
 
-def refused(done):
-    assert done.returncode == 2, done.stdout + done.stderr
+def refused(done, exit_code=2):
+    assert done.returncode == exit_code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
@@ -67,6 +72,132 @@ def test_predict_refuses(what, fracjax, tiny_bundle, tmp_path):
     elif what == "empty":
         path.touch()
     assert str(path) in refused(fracjax("predict", path, "--bundle", tiny_bundle))
+
+
+@pytest.mark.parametrize(
+    ("elements", "exit_code", "way_out"),
+    [
+        ({"BodyPartExamined": "CHEST"}, 3, "the model does not know this body part"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, 3, "export it FOR PRESENTATION"),
+        ({"Modality": "CT"}, 3, "give a radiograph"),
+        ({"PixelData": b""}, 2, "give a radiograph"),
+    ],
+)
+def test_predict_says_why_an_image_has_no_score(
+    elements, exit_code, way_out, fracjax, tiny_bundle, tmp_path
+):
+    pixels = np.random.default_rng(0).integers(20, 200, (90, 70), np.uint32)
+    (tmp_path / "dicom").write_bytes(dicom_bytes(pixels, bits=8, **elements))
+    done = fracjax("predict", tmp_path / "dicom", "--bundle", tiny_bundle)
+    assert way_out in refused(done, exit_code).rpartition("; ")[2]
+
+
+def test_predict_of_an_unfamiliar_picture_exits_with_3(fracjax, image, tiny_bundle, tmp_path):
+    manifest = bundle.load(tiny_bundle).manifest
+    strict = dataclasses.replace(manifest.gate, threshold=1e-6)
+    manifest = dataclasses.replace(manifest, gate=strict)
+    weights, gate = (tiny_bundle / name for name in (bundle.WEIGHTS_NAME, bundle.GATE_NAME))
+    contents = (manifest, weights.read_bytes(), gate.read_bytes(), render_card(manifest))
+    bundle.write(tmp_path / "bundle", *contents)
+    done = fracjax("predict", image, "--bundle", tmp_path / "bundle")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "no likelihood: the picture is unlike" in done.stdout
+
+
+def test_predict_documents_its_exit_codes(fracjax):
+    said = " ".join(fracjax("predict", "--help").stdout.split())
+    assert "Exit codes: 0 scored; 2 bad usage, or the file cannot be read; 3 no likelihood" in said
+
+
+def test_version_names_what_is_installed_and_needs_no_jax(run_python):
+    program = """
+import sys
+from fracjax import cli
+sys.argv = ["fracjax", "--version"]
+try:
+    cli.main()
+finally:
+    print("imported:", [name for name in ("jax", "numpy", "cv2") if name in sys.modules])
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
+    versions = {name: importlib.metadata.version(name) for name in ("fracjax", "jax")}
+    assert done.stdout.splitlines() == [
+        f"fracjax {versions['fracjax']}",
+        f"Python {platform.python_version()}",
+        f"jax {versions['jax']}",
+        NOTICE,
+        "imported: []",
+    ]
+
+
+def test_no_command_shows_the_help(fracjax):
+    done, helped = fracjax(), fracjax("--help")
+    assert (done.returncode, helped.returncode) == (2, 0)
+    assert done.stdout == helped.stdout
+    assert "score-dir" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["score-dir", "export", "--ouut", "w"], "--out"),
+        (["score-dir", "export"], "Missing option '--out'; see "),
+        (["score-dir", "export", "--out"], "requires an argument; see "),
+        (["predit", "x"], "Did you mean 'predict'?"),
+        (["train", "--workdir", "W", "--image-size", "big"], "'--image-size'"),
+        (["--colour"], "--colour"),
+        (["predict", ""], "empty"),
+        (["score-dir", "", "--out", "w.parquet"], "empty"),
+    ],
+)
+def test_misuse_is_one_line_that_leads_to_the_help(arguments, says, fracjax):
+    message = refused(fracjax(*arguments))
+    assert says in message
+    assert message.endswith(" --help")
+
+
+@pytest.mark.parametrize("command", ["predict", "prepare", "score-dir"])
+def test_arguments_that_are_too_many_are_counted_and_not_shown(command, fracjax):
+    options = {"prepare": ["--archive-dir", "."], "score-dir": ["--out", "w.parquet"]}
+    paths = [f"export/BURNS {number}" for number in range(4)]
+    message = refused(fracjax(command, *paths, *options.get(command, [])))
+    assert "too many arguments, by 3; see " in message
+    assert "BURNS" not in message
+
+
+def test_misuse_cannot_drive_a_terminal(fracjax):
+    for arguments in (["\u202eexe", "x"], ["predict", "--\u202eexe\x1b[2J"]):
+        message = refused(fracjax(*arguments))
+        assert message.isprintable()
+        assert r"\u202eexe" in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads whatever the permissions")
+def test_a_bundle_that_cannot_be_read_is_one_line(fracjax, image, tmp_path):
+    tmp_path.chmod(0)
+    try:
+        assert "not readable" in refused(fracjax("predict", image, "--bundle", tmp_path))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_crash_leaves_no_core_dump(run_python):
+    program = """
+import ctypes, resource, sys
+from fracjax import cli
+sys.argv = ["fracjax", "--version"]
+try:
+    cli.main()
+finally:
+    print(*resource.getrlimit(resource.RLIMIT_CORE))
+    if sys.platform == "linux":
+        print(ctypes.CDLL(None).prctl(3))  # PR_GET_DUMPABLE
+"""
+    done = run_python("-c", program)
+    expected = ["0 0", "0"] if sys.platform == "linux" else ["0 0"]
+    assert done.stdout.splitlines()[4:] == expected, done.stderr
 
 
 def test_predict_refuses_a_bundle_without_its_headline_figure(

@@ -1,5 +1,7 @@
 """One picture has one score, however it comes in; and the model that ships is what it says."""
 
+import importlib.metadata
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 import fracjax
 import fracjax.errors
 from fracjax import bundle, data, evaluate
-from fracjax.engine import Scorer
+from fracjax.engine import MOST_BATCH_SIZE, Scorer, why_unfamiliar
 from image.dicom_files import dicom_bytes
 
 
@@ -55,6 +57,39 @@ def test_the_last_batch_scores_as_a_full_one(scorer):
         assert getattr(scorer.score(inputs[:0]), name).shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        (np.zeros((64, 64), np.float32), r"float32 \(64, 64\)"),
+        (np.zeros((1, 32, 32), np.float32), r"float32 \(1, 32, 32\)"),
+        (np.zeros((1, 64, 64, 1), np.float32), r"float32 \(1, 64, 64, 1\)"),
+        (np.zeros((1, 64, 64), np.uint8), r"uint8 \(1, 64, 64\)"),
+        (np.full((1, 64, 64), 255.0), "reach from 0 to 255"),
+        (np.full((1, 64, 64), -0.5), "reach from -0.5 to 1"),
+        (np.where(np.eye(64), np.nan, 0.5)[np.newaxis], "not finite"),
+        (np.where(np.eye(64), np.inf, 0.5)[np.newaxis], "not finite"),
+    ],
+)
+def test_what_is_no_picture_is_refused(inputs, what, scorer):
+    with pytest.raises(ValueError, match=rf"\(n, 64, 64\) in 0\.\.1.*{what}"):
+        scorer.score(inputs)
+
+
+def test_rounding_and_a_wider_type_are_no_reason_to_refuse(scorer):
+    whites = np.full((1, 64, 64), 1 + 1e-6, np.float32)
+    picture = np.random.default_rng(2).random((1, 64, 64), np.float32)
+    assert np.isfinite(scorer.score(whites).likelihoods).all()
+    np.testing.assert_array_equal(
+        scorer.score(picture.astype(np.float64)).likelihoods, scorer.score(picture).likelihoods
+    )
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, MOST_BATCH_SIZE + 1, 99_999_999_999])
+def test_a_batch_has_a_size(batch_size, tiny_bundle):
+    with pytest.raises(fracjax.errors.UsageError, match=f"{batch_size} .* 1 to {MOST_BATCH_SIZE}"):
+        fracjax.load(tiny_bundle, batch_size=batch_size)
+
+
 def test_an_unfamiliar_picture_shows_no_likelihood(tiny_bundle, tmp_path):
     pixels = np.random.default_rng(0).integers(20, 200, (90, 70), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
@@ -63,20 +98,48 @@ def test_an_unfamiliar_picture_shows_no_likelihood(tiny_bundle, tmp_path):
     assert known.familiar
     assert known.likelihood == known.raw_likelihood
     assert f"{known.raw_likelihood:.3f}  likelihood" in str(known)
+    assert repr(known).startswith(f"<Prediction likelihood={known.raw_likelihood:.3f}, ")
 
     near = replace(loaded.manifest.gate, threshold=known.distance * 0.99)
     strict = replace(loaded, manifest=replace(loaded.manifest, gate=near))
     negative = replace(loaded, gate=loaded.gate._replace(offset=np.float32(1e9)))
-    for changed, why in ((strict, "familiar up to"), (negative, "negative")):
+    for changed, why in (
+        (strict, "unlike those that the model learned from"),
+        (negative, "negative"),
+    ):
         strange = Scorer(changed, batch_size=1).predict(tmp_path / "picture.png")
         assert not strange.familiar
         assert strange.likelihood is None
         assert strange.raw_likelihood == pytest.approx(known.raw_likelihood, abs=1e-6)
         assert strange.distance == pytest.approx(known.distance, rel=1e-4)
-        assert "unlike those that the model learned from" in str(strange)
-        assert why in str(strange)
-        assert f"{strange.raw_likelihood:.3f}" not in str(strange)
-        assert "Research use only" in str(strange)
+        assert ("familiar up to" in str(strange)) == (changed is strict)
+        for shown in (str(strange), repr(strange)):
+            assert why in shown
+            assert f"{strange.raw_likelihood:.3f}" not in shown
+            assert "research use only" in shown.lower()
+        assert repr(strange).startswith("<Prediction likelihood=None (the picture ")
+
+
+def test_what_a_notebook_shows_is_one_line(scorer, tmp_path):
+    pixels = np.random.default_rng(0).integers(20, 200, (90, 70), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    noted = replace(scorer.predict(tmp_path / "picture.png"), notes=("truncated_rows",))
+    for shown in (repr(noted), repr(scorer)):
+        assert len(shown) < 200
+        assert "\n" not in shown
+        assert scorer.manifest.model_id in shown
+        assert "target fracture" in shown
+    assert "truncated_rows" in repr(noted)
+    assert "2 body parts in scope, batch size 4" in repr(scorer)
+
+
+def test_the_reason_of_an_unfamiliar_picture_holds_no_number():
+    """It goes into tables, whose texts are the same for all pictures."""
+    reasons = [why_unfamiliar(distance, 2.0) for distance in (2.0, 2.1, float("nan"))]
+    assert "negative" in reasons[0]
+    assert "unlike" in reasons[1]
+    assert reasons[1] == reasons[2]
+    assert not any(re.search("[0-9]", reason) for reason in reasons)
 
 
 def test_a_body_part_outside_the_scope_is_no_picture(scorer, tmp_path):
@@ -131,3 +194,27 @@ def test_a_bundle_of_another_network_is_refused(tiny_bundle):
     missing = {name: value for name, value in loaded.variables.items() if name != "head/bias"}
     with pytest.raises(fracjax.errors.BundleError, match="head/bias"):
         Scorer(replace(loaded, variables=missing))
+
+
+def test_all_names_are_found_and_importing_them_is_light(run_python):
+    program = """
+import sys
+import fracjax
+names = dir(fracjax)
+print([name for name in ("jax", "numpy", "importlib.metadata") if name in sys.modules])
+for name in fracjax.__all__:
+    assert name in names, name
+print(fracjax.Rejected.__module__, fracjax.BundleError.__module__)
+print(fracjax.__version__, "jax" in sys.modules)
+"""
+    done = run_python("-c", program)
+    assert done.stdout.splitlines() == [
+        "[]",
+        "fracjax.image.picture fracjax.errors",
+        f"{importlib.metadata.version('fracjax')} False",
+    ], done.stderr
+    names = {"Rejected", "BundleError", "__version__", "load", "Scorer", "Prediction"}
+    assert names <= set(fracjax.__all__)
+    assert all(getattr(fracjax, name) for name in fracjax.__all__)
+    with pytest.raises(AttributeError, match="radiograph"):
+        _ = fracjax.radiograph
