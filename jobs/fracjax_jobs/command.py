@@ -1,5 +1,6 @@
 """``fracjax score-dir``: parse, call, print, exit code."""
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -90,7 +91,7 @@ def score_dir(
             worker_memory,
         )
         if dry_run:
-            _count(directory, out)
+            _count(directory, out, log_json=log_json)
             return
         summary = _run(directory, out, bundle, batch_size, options, log_json)
     except FracjaxError as error:
@@ -109,8 +110,11 @@ def score_dir(
         exit_code = EXIT_NOTHING_SCORED
     elif summary.failures:
         exit_code = EXIT_SOME_FAILED
-    kept = options.presentation.identifiers.key is None
-    _print(summary, out, kept=kept, show_paths=show_paths)
+    try:
+        _print(summary, out, options, show_paths=show_paths)
+        sys.stdout.flush()
+    except OSError:  # nobody reads along; the tables are written all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if log_json:
         progress.event("end", exit_code=exit_code, **summary.counts())
     raise typer.Exit(exit_code)
@@ -141,7 +145,7 @@ def _options(
     if identifiers not in list(Mode):
         raise UsageError(f"--identifiers {identifiers} is unknown; give keep or hash")
     if max_wait is not None and not 0 < max_wait <= LONGEST_WAIT:  # nor NaN
-        raise UsageError(f"--max-wait {max_wait:g} is no wait; give hours above 0")
+        raise UsageError(f"--max-wait {max_wait:g} is no wait; give hours, like 24")
     if not worker_memory < MOST_MEMORY:  # nor NaN
         raise UsageError(f"--worker-memory {worker_memory:g} is no size; give GiB, like 4")
     return Options(
@@ -180,19 +184,22 @@ def _run(
         return job.score_dir(directory, out, scorer, options, report=report)
 
 
-def _count(directory: Path, out: Path) -> None:
+def _count(directory: Path, out: Path, *, log_json: bool) -> None:
     """Print what a run would find, by the first bytes of each file."""
+    from fracjax_jobs import progress
     from fracjax_jobs import score_dir as job
 
     job.check_paths(directory, out)
     counts = job.count(directory)
+    if log_json:
+        progress.event("count", files_found=counts.total(), kinds=dict(counts.most_common()))
     typer.echo(f"files found       {counts.total():7d}")
     for kind, number in counts.most_common():
         typer.echo(f"  {kind:<16}{number:7d}")
     typer.echo("Nothing was scored or written.")
 
 
-def _print(summary: "Summary", out: Path, *, kept: bool, show_paths: bool) -> None:
+def _print(summary: "Summary", out: Path, options: "Options", *, show_paths: bool) -> None:
     from fracjax_jobs.studies import Band
     from fracjax_jobs.worklist import Paths
 
@@ -201,7 +208,9 @@ def _print(summary: "Summary", out: Path, *, kept: bool, show_paths: bool) -> No
     typer.echo(f"files found       {summary.files_found:7d}")
     typer.echo(f"images scored     {summary.images_scored:7d}")
     for reason, count in summary.set_aside.most_common():
-        note = "  <- may be a lost image" if reason.is_failure else ""
+        lost = summary.lost[reason]
+        images = "a lost image" if lost == 1 else f"{lost} lost images"
+        note = f"  <- may be {images}" if lost else ""
         typer.echo(f"  {reason:<16}{count:7d}{note}")
     typer.echo(f"studies ranked    {summary.studies[Band.RANKED]:7d}")
     if summary.studies_in_part:
@@ -217,11 +226,15 @@ def _print(summary: "Summary", out: Path, *, kept: bool, show_paths: bool) -> No
         keys = [row["top_file_key"] for row in summary.top]
         found = _read_paths(paths, keys) if show_paths else None
         typer.echo("\n" + _table(summary.top, found))
-    if summary.images_read == 0:
-        typer.echo("\nNothing is new since the last run.")
+        typer.echo("Not calibrated: it ranks, but 0.8 does not mean 80 in 100.")
+    if not summary.is_news:
+        typer.echo("\nNothing has changed since the last run.")
+    kept = options.presentation.identifiers.key is None
     identified = "with study UIDs and accession numbers" if kept else "with hashed identifiers"
+    typer.echo(f"\n{printable(str(paths.worklist))}: the worklist, {identified}.")
+    if options.presentation.csv:
+        typer.echo(f"{printable(str(paths.csv))}: the same for a spreadsheet.")
     typer.echo(
-        f"\n{printable(str(paths.worklist))}: the worklist, {identified}.\n"
         f"{printable(str(paths.files))}: the outcome of every file.\n"
         f"{printable(str(paths.linkage))}: the path of every file key; keep it inside.\n"
         f"{printable(str(paths.state))}: what was done so far; keep it, and the next run goes on."

@@ -19,7 +19,7 @@ PRAGMA cache_size = -16384;
 CREATE TABLE folders (id INTEGER PRIMARY KEY, name BLOB NOT NULL);
 CREATE TABLE entries (
     key BLOB, member TEXT, path BLOB, name BLOB, size INTEGER, mtime_ns TEXT, signature TEXT,
-    obstacle TEXT, detail TEXT, in_file_set INTEGER DEFAULT 0,
+    obstacle TEXT, detail TEXT, file_set BLOB,
     PRIMARY KEY (key, member)
 ) WITHOUT ROWID;
 CREATE TABLE file_sets (key BLOB PRIMARY KEY) WITHOUT ROWID;
@@ -83,29 +83,28 @@ class Inventory:
 
     def __iter__(self) -> Iterator[Entry]:
         rows = self._run(
-            "SELECT path, member, name, size, mtime_ns, signature, obstacle, detail, in_file_set"
+            "SELECT path, member, name, size, mtime_ns, signature, obstacle, detail, file_set"
             " FROM entries ORDER BY key, member"
         )
-        for path, member, name, size, mtime_ns, signature, obstacle, detail, in_file_set in rows:
+        for path, member, name, size, mtime_ns, signature, obstacle, detail, file_set in rows:
             yield Entry(
                 path=Path(os.fsdecode(path)),
                 member=tuple(map(int, member.split())),
                 name=_decode(name),
                 size=size,
                 mtime_ns=int(mtime_ns),
-                # What a plain image is depends on the DICOMDIR beside it.
-                signature=f"{signature}-set" if in_file_set else signature,
+                signature=signature,
                 obstacle=Reason(obstacle) if obstacle else None,
                 detail=detail,
-                in_file_set=bool(in_file_set),
+                file_set=None if file_set is None else _decode(file_set),
             )
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all names, in order, in hexadecimal."""
+        """SHA-256 of all sizes, in order, in hexadecimal. It tells nothing of the names."""
         digest = hashlib.sha256()
-        for (name,) in self._run("SELECT name FROM entries ORDER BY key, member"):
-            digest.update(name + b"\0")
+        for (size,) in self._run("SELECT size FROM entries ORDER BY key, member"):
+            digest.update(b"%d\0" % size)
         return digest.hexdigest()
 
     def _folders(self) -> Iterator[str]:
@@ -119,7 +118,7 @@ class Inventory:
     def _add(self, entry: Entry) -> None:
         # A folder that changes while it is listed may give a name twice.
         self._run(
-            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             _key(entry.name),
             " ".join(map(str, entry.member)),
             os.fsencode(entry.path),
@@ -132,12 +131,11 @@ class Inventory:
         )
 
     def _mark_file_sets(self) -> None:
+        # The outermost first, so that the innermost stands in the end.
         for (key,) in self._run("SELECT key FROM file_sets ORDER BY key").fetchall():
-            if key == b"":
-                self._run("UPDATE entries SET in_file_set = 1")
-                return
-            below = (key + b"\0", key + b"\1")
-            self._run("UPDATE entries SET in_file_set = 1 WHERE key >= ? AND key < ?", *below)
+            below = (key + b"\0", key + b"\1") if key else (b"", b"\xff")
+            name = key.replace(b"\0", b"/")
+            self._run("UPDATE entries SET file_set = ? WHERE key >= ? AND key < ?", name, *below)
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         with _room():

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
-from fracjax.engine import Scorer
+from fracjax.engine import Scorer, why_unfamiliar
 from fracjax.image import Reason, Rejected
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.read import Reading
@@ -92,16 +92,46 @@ class Ledger:
         folder = self._state.folder_of(name)
         records = []
         for index, result in enumerate(results, start=1):
-            account = _account(result, scores, index if len(results) > 1 else None)
+            frame = index if len(results) > 1 else None
+            if isinstance(result, Rejected):
+                account = _of_rejected(result, frame)
+            else:
+                account = self._of_scored(result, *next(scores), frame)
             group = None
             if isinstance(result, Reading) or _may_be_image(result):
                 study = study_group(name, folder, result.header, self._group_by)
                 group = study or f"file:{task.number}"
             record = Record(account, group)
             if isinstance(result, Reading):
-                record = replace(record, thumbnail=result.thumbnail, digest=result.digest)
+                # What has no study is one with its copies.
+                group = study or f"picture:{result.digest.hex()}"
+                record = Record(account, group, result.thumbnail, result.digest)
             records.append(record)
         self._state.record(task.number, records)
+
+    def _of_scored(
+        self,
+        reading: Reading,
+        likelihood: float,
+        distance: float,
+        is_familiar: bool,
+        frame: int | None,
+    ) -> Account:
+        threshold = self._scorer.manifest.gate.threshold
+        return Account(
+            frame=frame,
+            reason=None if is_familiar else Reason.UNFAMILIAR,
+            detail=None if is_familiar else why_unfamiliar(distance, threshold),
+            header=reading.header,
+            format=reading.format,
+            decoder=reading.decoder,
+            voi_source=reading.voi_source,
+            polarity_source=reading.polarity_source,
+            notes=reading.notes,
+            likelihood=likelihood if is_familiar else None,
+            distance=distance,
+            scored_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
 
 
 def _may_be_image(rejected: Rejected) -> bool:
@@ -111,31 +141,11 @@ def _may_be_image(rejected: Rejected) -> bool:
     return rejected.reason.is_failure and rejected.reason not in _NOT_OPENED
 
 
-def _account(
-    result: Reading | Rejected,
-    scores: Iterator[tuple[float, float, bool]],
-    frame: int | None,
-) -> Account:
-    if isinstance(result, Rejected):
-        return Account(
-            frame=frame,
-            frames=result.frames,
-            reason=result.reason,
-            detail=result.detail,
-            header=result.header,
-        )
-    likelihood, distance, is_familiar = next(scores)
+def _of_rejected(rejected: Rejected, frame: int | None) -> Account:
     return Account(
         frame=frame,
-        reason=None if is_familiar else Reason.UNFAMILIAR,
-        detail=None if is_familiar else "unlike the pictures that the model learned from",
-        header=result.header,
-        format=result.format,
-        decoder=result.decoder,
-        voi_source=result.voi_source,
-        polarity_source=result.polarity_source,
-        notes=result.notes,
-        likelihood=likelihood if is_familiar else None,
-        distance=distance,
-        scored_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        frames=rejected.frames,
+        reason=rejected.reason,
+        detail=rejected.detail,
+        header=rejected.header,
     )

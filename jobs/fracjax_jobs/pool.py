@@ -25,6 +25,7 @@ from fracjax import interrupt
 from fracjax.configs import Preprocess
 from fracjax.errors import JobError, UsageError
 from fracjax.image import ReadPolicy, Reason, Rejected
+from fracjax.privacy import forbid_core_dumps
 from fracjax_jobs.read import Announced, Reading, read_entry
 from fracjax_jobs.walk import Entry
 
@@ -45,7 +46,11 @@ READ_AHEAD = 8
 SECONDS_BETWEEN_CHECKS = 0.5
 """After which a signal, or a worker that is late, is noticed."""
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # prctl(2)
+LONGEST_ABSENCE = 5.0
+"""Seconds in which nobody looked at the workers, as while a batch is scored. After more, all of
+the job may have been stopped (Ctrl-Z, a frozen machine), and that is no file's fault."""
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ class _Crew:
         self._waiting: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
         self._failed_starts = 0
+        self._looked = time.monotonic()
 
     def take(self, task: _Task) -> None:
         """Have a task done, unless its outcome is known."""
@@ -155,6 +161,7 @@ class _Crew:
         """Wait until a worker has something to tell, or for a moment."""
         self._hand_out()
         wait([worker.pipe for worker in self._workers], SECONDS_BETWEEN_CHECKS)
+        self._excuse_absence()
         for worker in list(self._workers):
             # What has arrived counts, however late it is looked at.
             if worker.pipe.poll():
@@ -167,6 +174,14 @@ class _Crew:
         """End all workers, whatever they do."""
         for worker in self._workers:
             worker.stop()
+
+    def _excuse_absence(self) -> None:
+        """Give the workers back the time in which all of the job was stopped."""
+        now = time.monotonic()
+        absence, self._looked = now - self._looked, now
+        if absence > LONGEST_ABSENCE:
+            for worker in self._workers:
+                worker.deadline += absence
 
     def _hand_out(self) -> None:
         """Give tasks to workers that are free; to a suspect, once no other is at work."""
@@ -228,7 +243,8 @@ class _Crew:
 def _not_starting() -> JobError:
     return JobError(
         "the reading processes do not start; check that this user may run "
-        f"{sys.executable}, and that memory is left"
+        f"{sys.executable}, that memory is left, and that a script which calls this does so "
+        'below `if __name__ == "__main__":`'
     )
 
 
@@ -246,7 +262,12 @@ class _Worker:
         context = SpawnContext()  # a fork would copy JAX's threads half-way
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
-        self._process.start()
+        # A Ctrl-C goes to the whole terminal. The process inherits that it is none of its business.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()  # so that the process's end closes the pipe
         self.task: _Task | None = None
         self.is_ready = False
@@ -289,14 +310,7 @@ def _work(
             entry = pipe.recv()
         except EOFError:  # the parent is gone
             return
-        try:
-            outcomes = read_entry(entry, preprocess, policy, pipe.send)
-        except MemoryError:
-            outcomes = [Rejected(Reason.TOO_LARGE, "not enough memory to read the file")]
-        except Exception as error:  # noqa: BLE001 - one file never stops the job; the kind is kept
-            detail = f"the reader failed ({type(error).__name__})"
-            outcomes = [Rejected(Reason.CORRUPT, detail)]
-        pipe.send(outcomes)
+        pipe.send(read_entry(entry, preprocess, policy, pipe.send))
 
 
 def _confine(memory: int, parent: int) -> None:
@@ -304,10 +318,9 @@ def _confine(memory: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the job
     cv2.setNumThreads(1)  # the processes are the parallelism
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold what was read
+    forbid_core_dumps()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_DUMPABLE, 0)  # no core dump to another program either
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives no parent, however that ends
         if os.getppid() != parent:
             os._exit(1)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,8 +77,9 @@ def json_lines() -> Iterator[Report]:
 def event(name: str, **facts: Any) -> None:
     """Write one line of JSON to stderr; control characters in it are escaped."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    sys.stderr.write(json.dumps({"time": now, "event": name, **facts}) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # whoever reads along may go; the job goes on
+        sys.stderr.write(json.dumps({"time": now, "event": name, **facts}) + "\n")
+        sys.stderr.flush()
 
 
 class _Timer:

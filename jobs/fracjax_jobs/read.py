@@ -27,14 +27,13 @@ from fracjax.image import (
     network_input,
     read_pictures,
 )
-from fracjax.image.read import SNIFF_BYTES, check_kind
+from fracjax.image.picture import SMALLEST_SIDE
+from fracjax.image.read import SNIFF_BYTES, WIDE_SNIFF_BYTES, check_kind
+from fracjax.image.render import placement
 from fracjax_jobs.walk import Entry, is_bomb, open_archive, open_regular
 
 MAX_FILE_BYTES = 2**30
 """A larger file or member is refused: no single radiograph comes near it."""
-
-SMALLEST_SIDE = 64
-"""Pixels. A smaller plain image is an icon of a viewer, or a thumbnail."""
 
 THUMBNAIL_SIDE = 16
 
@@ -45,7 +44,7 @@ class Reading:
 
     Attributes:
         input: float32 (size, size) in 0..1.
-        thumbnail: The input shrunk by area to 16 x 16 pixels of uint8, row by row: lossy copies
+        thumbnail: The picture shrunk by area to 16 x 16 pixels of uint8, row by row: lossy copies
             of one picture, and previews of it, have nearly the same.
         digest: SHA-256 of the input's bytes.
         header: Facts of the DICOM header; ``None`` for a plain image.
@@ -83,7 +82,7 @@ def read_entry(
     policy: ReadPolicy,
     announce: Callable[[Announced], None] = lambda announced: None,
 ) -> list[Reading | Rejected]:
-    """Read an entry, decode it and fit it to the network. Never raises for what a file holds.
+    """Read an entry, decode it and fit it to the network. Never raises an ``Exception``.
 
     Args:
         entry: What to read.
@@ -94,18 +93,39 @@ def read_entry(
     Returns:
         One outcome for each frame that is taken by itself, or one for the file.
     """
+    outcomes: list[Reading | Rejected] = []
+    known: tuple[Header | None, int] = (None, 1)
     try:
-        data = _read_bytes(entry, _take_all)
-        if entry.in_file_set and not looks_like_dicom(data):
-            raise Rejected(Reason.PREVIEW, "a plain image beside the DICOM files of a DICOMDIR")
-        pictures = read_pictures(data, policy)
+        pictures = read_pictures(_read_bytes(entry, _take_all), policy)
+        known = pictures.header, pictures.frames
         if pictures.header is not None:
             announce(Announced(pictures.header, pictures.frames))
-        return [_outcome(picture, preprocess) for picture in pictures]
+        for picture in pictures:
+            outcomes.append(_outcome(picture, preprocess))
+            known = pictures.header, pictures.frames - len(outcomes)
+        return outcomes
     except Rejected as rejected:
         return [_bare(rejected)]
     except MemoryError:
-        return [Rejected(Reason.TOO_LARGE, "not enough memory to read the file")]
+        return _and_the_rest(
+            outcomes, Reason.TOO_LARGE, "not enough memory to read the file", known
+        )
+    except Exception as error:  # noqa: BLE001 - one file never stops the job; the kind is kept
+        detail = f"the reader failed ({type(error).__name__})"
+        return _and_the_rest(outcomes, Reason.CORRUPT, detail, known)
+
+
+def _and_the_rest(
+    outcomes: list[Reading | Rejected],
+    reason: Reason,
+    detail: str,
+    known: tuple[Header | None, int],
+) -> list[Reading | Rejected]:
+    """Set aside the frames that have no outcome yet, each by itself where others have one."""
+    header, left = known
+    if not outcomes:
+        return [Rejected(reason, detail, header, left)]
+    return [*outcomes, *(Rejected(reason, detail, header) for _ in range(left))]
 
 
 def kind_of(entry: Entry) -> str:
@@ -120,9 +140,7 @@ def kind_of(entry: Entry) -> str:
         head = _read_bytes(entry, _take_head)
     except Rejected as rejected:
         return rejected.reason
-    if looks_like_dicom(head):
-        return "dicom"
-    return Reason.PREVIEW if entry.in_file_set else "plain_image"
+    return "dicom" if looks_like_dicom(head) else "plain_image"
 
 
 def _outcome(picture: Picture | Rejected, preprocess: Preprocess) -> Reading | Rejected:
@@ -137,7 +155,8 @@ def _outcome(picture: Picture | Rejected, preprocess: Preprocess) -> Reading | R
     if not np.isfinite(square).all():  # its likelihood would upset the order of all others
         return Rejected(Reason.CORRUPT, "pixels that are not finite numbers", picture.header)
     sides = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = cv2.resize(square, sides, interpolation=cv2.INTER_AREA)
+    picture_alone = square[placement(picture.display.shape, preprocess)]
+    small = cv2.resize(picture_alone, sides, interpolation=cv2.INTER_AREA)
     return Reading(
         input=square,
         thumbnail=np.round(small * 255).astype(np.uint8).tobytes(),
@@ -223,6 +242,10 @@ def _read_member(entry: Entry, take: _Take) -> bytes:
     except NotImplementedError:
         detail = "an archive member compressed in a way that is not read"
         raise Rejected(Reason.UNSUPPORTED, detail) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise Rejected(Reason.CORRUPT, "a damaged archive member (bzip2)") from None
     except _DAMAGED_MEMBER as error:
         detail = f"a damaged archive member ({type(error).__name__})"
         raise Rejected(Reason.CORRUPT, detail) from None
@@ -255,7 +278,13 @@ def _open_inner(archive: zipfile.ZipFile, index: int) -> zipfile.ZipFile:
 
 def _take_head(file: IO[bytes], size: int, bomb: bool) -> bytes:
     head = file.read(SNIFF_BYTES)
-    check_kind(head)
+    try:
+        check_kind(head)
+    except Rejected as rejected:
+        if rejected.reason != Reason.NOT_AN_IMAGE:
+            raise
+        head += file.read(WIDE_SNIFF_BYTES - len(head))  # of a disc image, the beginning is empty
+        check_kind(head)
     return head
 
 

@@ -109,6 +109,11 @@ def score_dir(
     options = options or Options()
     check_paths(root, out)
     paths = Paths(out)
+    if paths.csv.exists() and not options.presentation.csv:
+        raise UsageError(
+            f"{paths.csv} is of an earlier run, and would not match the new worklist; remove it, "
+            "or give --csv"
+        )
     manifest = scorer.manifest
     policy = options.policy
     if not policy.body_parts:
@@ -123,15 +128,19 @@ def score_dir(
         inventory.scan(listed)
         if len(inventory) == 0:
             raise UsageError(f"{root} holds no file; give the directory of an export")
-        if options.restart:
-            set_aside(paths.state)
-        state = stack.enter_context(State(paths.state))
         claim = conditions(root, scorer, policy, options.group_by)
+        if options.restart:
+            set_aside(paths.state, claim)
+        state = stack.enter_context(State(paths.state))
         state.begin(
             claim,
             key_prefix=inventory.digest[:6],
             reference=datetime.now().astimezone().isoformat(timespec="seconds"),
-            seconds_per_file=options.limits.seconds_per_file,
+            given={
+                "seconds_per_file": options.limits.seconds_per_file,
+                "bytes_per_worker": options.limits.bytes_per_worker,
+            },
+            restart=options.restart,
         )
         state.register(inventory)
         known = state.done()
@@ -151,7 +160,7 @@ def score_dir(
                 ledger.settle()
                 raise
         ledger.settle()
-        summary = write_tables(
+        return write_tables(
             state,
             inventory,
             manifest,
@@ -159,8 +168,6 @@ def score_dir(
             options.presentation,
             provenance(scorer, claim, options.presentation, state.reference),
         )
-    summary.images_read = ledger.images
-    return summary
 
 
 def count(root: Path) -> Counter[str]:
@@ -180,6 +187,10 @@ def check_paths(root: Path, out: Path) -> None:
     Raises:
         UsageError: They cannot.
     """
+    if out.suffix != ".parquet" or out.stem == "":
+        raise UsageError(f"{out} is not named as a Parquet file; give a name like worklist.parquet")
+    if out.with_suffix("").suffix in (".files", ".linkage"):
+        raise UsageError(f"{out} is named as a table beside a worklist; give another name")
     try:
         if not root.is_dir():
             what = "is not a directory" if root.exists() else "does not exist"
@@ -192,8 +203,6 @@ def check_paths(root: Path, out: Path) -> None:
         raise UsageError(f"{error.filename} cannot be looked up: {error.strerror}") from None
     if inside:
         raise UsageError(f"{out} lies inside the export; nothing is written there, so give another")
-    if out.suffix != ".parquet":
-        raise UsageError(f"{out} is not named as a Parquet file; give a name like worklist.parquet")
     if directories:
         raise UsageError(f"{directories[0]} is a directory; remove it, or give another --out")
     if not os.access(out.parent, os.W_OK):
@@ -227,15 +236,17 @@ def provenance(
     """
     manifest = scorer.manifest
     max_wait = presentation.max_wait
+    # Without the export: from its digest, a path that names a patient could be guessed.
+    configuration = {name: value for name, value in claim.items() if name != "export"}
     return {
         "notice": NOTICE,
         "schema_version": SCHEMA_VERSION,
         "target": manifest.target,
         "likelihood": "mean over the study's images of the model's output, not calibrated",
-        **{name: value for name, value in claim.items() if name != "export"},
+        **configuration,
         "preprocess_sha256": _digest(claim["preprocess"]),
         "policy_sha256": _digest(claim["policy"]),
-        "configuration_sha256": _digest(claim),
+        "configuration_sha256": _digest(configuration),
         "figures": {name: asdict(figure) for name, figure in manifest.figures.items()},
         "gate": asdict(manifest.gate),
         "identifiers": presentation.identifiers.mode,

@@ -2,7 +2,8 @@
 
 One SQLite file holds, for each file of the export, a digest of its path, what tells whether it has
 changed, and its accounts. It knows no path, name or patient ID, but study UIDs and accession
-numbers. The tables are a function of it, so whatever happened on the way, they come out the same.
+numbers, and digests by which a guess at a path or an ID could be tried: it stays inside. The tables
+are a function of it, so whatever happened on the way, they come out the same.
 """
 
 import hashlib
@@ -10,8 +11,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,23 +22,25 @@ from weakref import WeakSet
 from pydantic import TypeAdapter, ValidationError
 
 from fracjax.errors import JobError, UsageError
-from fracjax.image import Reason
+from fracjax.image import Header, Reason
 from fracjax_jobs.account import Account, Record
+from fracjax_jobs.tables import PRIVATE
 from fracjax_jobs.walk import Entry
 
 APPLICATION_ID = 0x66726A78
 """Tells this program's state from any other SQLite file ("frjx")."""
 
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE run (claim TEXT NOT NULL, salt BLOB NOT NULL, key_prefix TEXT NOT NULL,
                   reference TEXT NOT NULL, checksum BLOB NOT NULL);
-CREATE TABLE given (seconds_per_file REAL NOT NULL);
+CREATE TABLE kept (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE file (
-    number INTEGER PRIMARY KEY,   -- what its key is made of
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- what its key is made of: never another file's
     locator BLOB NOT NULL UNIQUE, -- salted digest of its path
     sibling BLOB NOT NULL,        -- salted digest of its path without the suffix
+    file_set BLOB,                -- salted digest of its medium's path; NULL where it is on none
     signature TEXT NOT NULL,      -- changes when the content does
     written INTEGER NOT NULL,     -- seconds since 1970, UTC
     position INTEGER              -- in the order of the latest walk; NULL where it was not met
@@ -47,6 +51,8 @@ CREATE TABLE image (
     reason TEXT,                  -- NULL where it was scored
     study TEXT,                   -- which images belong together; NULL for what is of no study
     sop_instance_uid TEXT,
+    patient INTEGER,              -- the header's tag of the patient
+    is_dicom INTEGER NOT NULL,    -- whether a DICOM header was read
     thumbnail BLOB,               -- this and the next: NULL where no picture could be read
     digest BLOB,
     account TEXT NOT NULL,
@@ -55,13 +61,29 @@ CREATE TABLE image (
 ) WITHOUT ROWID;
 CREATE INDEX file_by_position ON file (position);
 CREATE INDEX file_by_sibling ON file (sibling);
+CREATE INDEX file_by_file_set ON file (file_set);
 CREATE INDEX image_by_uid ON image (sop_instance_uid)
 """
+
+_TEMPORARY = """
+CREATE TEMP TABLE preview (number INTEGER PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TEMP TABLE reused (uid TEXT PRIMARY KEY) WITHOUT ROWID
+"""
+"""What is found out from the accounts of all files, each time the tables are written."""
 
 _ACCOUNT = TypeAdapter(Account)
 
 _RETRIED = (Reason.UNREADABLE,)
 """What may have been mended without a trace in the file, and costs nothing to try again."""
+
+_RETRIED_WITH_MORE = {
+    "seconds_per_file": (Reason.DECODER_TIMEOUT,),
+    "bytes_per_worker": (Reason.TOO_LARGE, Reason.DECODER_CRASHED),
+}
+"""What is tried again where a file may cost more than before."""
+
+_RESTARTING = "restarting"
+_HELD_BY_ANOTHER = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _SUFFIXES = frozenset({"dcm", "dicom", "jpg", "jpeg", "png", "tif", "tiff"})
 
@@ -82,6 +104,16 @@ _NO_WRITING = frozenset(
     }
 )
 """What befalls a sound file. Any other error, among our own statements, is damage."""
+
+
+class Place(StrEnum):
+    """Where a plain picture may lie beside the DICOM image that it shows."""
+
+    SIBLING = "sibling"
+    """In the same folder, with the same name but for the suffix."""
+
+    FILE_SET = "file_set"
+    """On the same medium."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +163,9 @@ class State:
     def __enter__(self) -> Self:
         with self._using():
             # Made by us, for this user alone, before SQLite opens it.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, PRIVATE)
+            os.fchmod(descriptor, PRIVATE)  # a copy that was put back may have another
+            os.close(descriptor)
             self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
             try:
                 self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -140,6 +174,8 @@ class State:
                 self._database.execute("BEGIN EXCLUSIVE")
                 self._check_kind()
                 self._database.execute("COMMIT")
+                for statement in _TEMPORARY.split(";\n"):
+                    self._database.execute(statement)
             except BaseException:
                 self._database.close()
                 raise
@@ -158,7 +194,13 @@ class State:
         self._database.close()
 
     def begin(
-        self, claim: Mapping[str, Any], *, key_prefix: str, reference: str, seconds_per_file: float
+        self,
+        claim: Mapping[str, Any],
+        *,
+        key_prefix: str,
+        reference: str,
+        given: Mapping[str, float],
+        restart: bool = False,
     ) -> None:
         """Begin a run, or go on with the one that is there.
 
@@ -166,15 +208,20 @@ class State:
             claim: All that a score depends on, and the export.
             key_prefix: Beginning of the file keys, should this be the first run.
             reference: Time of this run, should it be the first.
-            seconds_per_file: What timed out with less is tried again.
+            given: What a file may cost, as ``seconds_per_file`` and ``bytes_per_worker``. What
+                failed with less is tried again.
+            restart: Whether it takes the place of a run that was set aside.
 
         Raises:
             UsageError: What is there was made under another claim.
         """
         wanted = json.loads(json.dumps(claim))
         with self._using():
+            self._database.execute("BEGIN")
             first = self._database.execute("SELECT * FROM run").fetchone()
             if first is None:
+                if restart:
+                    self._keep(_RESTARTING, 1)
                 row = (json.dumps(wanted), os.urandom(16), key_prefix, reference)
                 first = (*row, _checksum(row))
                 self._database.execute("INSERT INTO run VALUES (?, ?, ?, ?, ?)", first)
@@ -188,36 +235,50 @@ class State:
                     f"{self.path} holds scores of {_difference(found, wanted)}; give another "
                     "--out, or --restart to score everything again"
                 )
-            self._try_again(seconds_per_file)
+            self._try_again(given)
+            self._database.execute("COMMIT")
+
+    def finish(self) -> None:
+        """Note that the tables of the run are written."""
+        with self._using():
+            self._database.execute("DELETE FROM kept WHERE name = ?", (_RESTARTING,))
 
     def register(self, entries: Iterable[Entry]) -> None:
         """Take up the files of a walk, in its order, and let go of those that are no more.
 
-        A file that has changed loses its accounts.
+        A file that has changed loses its accounts. Where something could not be looked into, what
+        was not met may only be out of sight, and keeps them.
         """
+        is_whole = True
         with self._using():
             self._database.execute("BEGIN")
             self._database.execute("UPDATE file SET position = NULL")
             for position, entry in enumerate(entries, start=1):
+                is_whole &= entry.obstacle != Reason.UNREADABLE
                 # An archive may hold several members of one name.
                 locator = self._digest(f"{entry.name}\0{entry.member}")
                 self._database.execute(
                     "DELETE FROM file WHERE locator = ? AND signature <> ?",
                     (locator, entry.signature),
                 )
-                self._database.execute(
-                    """INSERT INTO file (locator, sibling, signature, written, position)
-                       VALUES (?, ?, ?, ?, ?)
-                       ON CONFLICT (locator) DO UPDATE SET position = excluded.position""",
-                    (
-                        locator,
-                        self._digest(_without_suffix(entry.name)),
-                        entry.signature,
-                        min(max(0, entry.mtime_ns // 10**9), _LAST_SECOND),
-                        position,
-                    ),
+                place = (
+                    self._digest(_without_suffix(entry.name)),
+                    None if entry.file_set is None else self._digest(entry.file_set),
+                    position,
                 )
-            self._database.execute("DELETE FROM file WHERE position IS NULL")
+                known = self._database.execute(
+                    "UPDATE file SET sibling = ?, file_set = ?, position = ? WHERE locator = ?",
+                    (*place, locator),
+                )
+                if known.rowcount == 0:
+                    written = min(max(0, entry.mtime_ns // 10**9), _LAST_SECOND)
+                    self._database.execute(
+                        """INSERT INTO file (sibling, file_set, position, locator, signature,
+                                             written) VALUES (?, ?, ?, ?, ?, ?)""",
+                        (*place, locator, entry.signature, written),
+                    )
+            if is_whole:
+                self._database.execute("DELETE FROM file WHERE position IS NULL")
             self._database.execute("COMMIT")
 
     def tasks(self, entries: Iterable[Entry]) -> Iterator[Task]:
@@ -232,23 +293,30 @@ class State:
 
     def done(self) -> int:
         """Count the files that have their accounts."""
-        return int(next(self._rows("SELECT count(DISTINCT number) FROM image"))[0])
+        return self._count(
+            "SELECT count(DISTINCT number) FROM image JOIN file USING (number)"
+            " WHERE position IS NOT NULL"
+        )
 
     def record(self, number: int, records: Sequence[Record]) -> None:
         """Enter the accounts of one file: one for each frame, or one for all of it."""
         rows = []
         for record in records:
             account = record.account
-            uid = account.header.sop_instance_uid if account.header else None
+            header = account.header or Header()
+            uid, patient = header.sop_instance_uid, header.patient_tag
             text = _ACCOUNT.dump_json(account, exclude_defaults=True).decode()
             reason = None if account.reason is None else account.reason.value
             picture = (record.thumbnail, record.digest)
-            row = (number, account.frame or 0, reason, record.study, uid, *picture, text)
+            is_dicom = int(account.header is not None)
+            facts = (reason, record.study, uid, patient, is_dicom)
+            row = (number, account.frame or 0, *facts, *picture, text)
             rows.append((*row, _checksum(row)))
         with self._using():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
-            self._database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            places = ", ".join("?" * len(rows[0]))
+            self._database.executemany(f"INSERT INTO image VALUES ({places})", rows)  # noqa: S608
 
     def commit(self) -> None:
         """Make all that was recorded last, whatever happens next."""
@@ -257,7 +325,9 @@ class State:
 
     def accounts(self) -> int:
         """Count the accounts."""
-        return int(next(self._rows("SELECT count(*) FROM image"))[0])
+        return self._count(
+            "SELECT count(*) FROM image JOIN file USING (number) WHERE position IS NOT NULL"
+        )
 
     def file_key(self, number: int) -> str:
         """Give the key that stands for a file where its path must not."""
@@ -270,43 +340,104 @@ class State:
         """
         return self._images("study IS NOT NULL" if of_study else "study IS NULL")
 
-    def siblings(self, number: int) -> Iterator[Record]:
-        """Give the records of DICOM images that lie beside a file and are named like it."""
-        beside = self._rows(
-            """SELECT file.number FROM file AS mine JOIN file USING (sibling)
-               WHERE mine.number = ? AND file.number <> mine.number""",
-            number,
-        )
-        for (other,) in beside:
-            for image in self._images("number = ?", other):
-                account = image.record.account
-                if account.header is not None and image.record.thumbnail is not None:
-                    yield image.record
-
-    def studies_of(self, sop_instance_uid: str) -> int:
-        """Count the studies that have a readable image of this SOP instance UID."""
-        (count,) = next(
-            self._rows(
-                """SELECT count(DISTINCT study) FROM image
-                   WHERE sop_instance_uid = ? AND thumbnail IS NOT NULL""",
-                sop_instance_uid,
+    def find_reused_uids(self) -> None:
+        """Find the SOP instance UIDs that images of several studies or patients bear."""
+        with self._using():
+            self._database.execute("DELETE FROM temp.reused")
+            self._database.execute(
+                """INSERT INTO temp.reused SELECT sop_instance_uid
+                   FROM image JOIN file USING (number)
+                   WHERE sop_instance_uid IS NOT NULL AND thumbnail IS NOT NULL
+                       AND position IS NOT NULL
+                   GROUP BY sop_instance_uid
+                   HAVING count(DISTINCT study) > 1 OR count(DISTINCT patient) > 1"""
             )
+
+    def is_reused(self, sop_instance_uid: str) -> bool:
+        """Tell whether :meth:`find_reused_uids` has found a UID."""
+        found = self._rows("SELECT 1 FROM temp.reused WHERE uid = ?", sop_instance_uid)
+        return next(found, None) is not None
+
+    def places(self, kind: Place) -> Iterator[bytes]:
+        """Give the places of a kind that hold plain pictures and DICOM images."""
+        for (value,) in self._rows(
+            f"""SELECT DISTINCT {kind} FROM image JOIN file AS here USING (number)
+                WHERE NOT is_dicom AND thumbnail IS NOT NULL AND position IS NOT NULL
+                    AND EXISTS (SELECT 1 FROM image JOIN file USING (number)
+                        WHERE is_dicom AND position IS NOT NULL AND file.{kind} = here.{kind})"""  # noqa: S608
+        ):
+            yield bytes(value)
+
+    def plain_pictures(self, kind: Place, value: bytes) -> Iterator[tuple[int, bytes]]:
+        """Give file and thumbnail of each plain picture in a place that is no known preview."""
+        yield from self._rows(
+            f"""SELECT number, thumbnail FROM image JOIN file USING (number)
+                WHERE {kind} = ? AND NOT is_dicom AND thumbnail IS NOT NULL
+                    AND position IS NOT NULL AND number NOT IN (SELECT number FROM temp.preview)
+                ORDER BY number""",  # noqa: S608
+            value,
         )
-        return int(count)
+
+    def dicom_thumbnails(self, kind: Place, value: bytes) -> Iterator[bytes]:
+        """Give the thumbnail of each DICOM image in a place whose picture was read."""
+        for (thumbnail,) in self._rows(
+            f"""SELECT thumbnail FROM image JOIN file USING (number)
+                WHERE {kind} = ? AND is_dicom AND thumbnail IS NOT NULL
+                    AND position IS NOT NULL""",  # noqa: S608
+            value,
+        ):
+            yield bytes(thumbnail)
+
+    def unseen(self, kind: Place, value: bytes) -> int:
+        """Count the DICOM objects in a place whose pictures were not read, by intent."""
+        reasons = [reason.value for reason in Reason if not reason.is_failure]
+        reasons += [Reason.MULTI_FRAME.value, Reason.NO_WINDOW.value]
+        return self._count(
+            f"""SELECT count(*) FROM image JOIN file USING (number)
+                WHERE {kind} = ? AND is_dicom AND thumbnail IS NULL AND position IS NOT NULL
+                    AND reason IN ({", ".join("?" * len(reasons))})""",  # noqa: S608
+            value,
+            *reasons,
+        )
+
+    def mark_previews(self, numbers: Iterable[int], reason: Reason) -> None:
+        """Note that plain pictures are previews."""
+        with self._using():
+            self._database.executemany(
+                "INSERT INTO temp.preview VALUES (?, ?)", ((n, reason.value) for n in numbers)
+            )
+
+    def forget_previews(self) -> None:
+        """Take back all that :meth:`mark_previews` has noted."""
+        with self._using():
+            self._database.execute("DELETE FROM temp.preview")
+
+    def preview(self, number: int) -> Reason | None:
+        """Give what :meth:`mark_previews` has noted of a file."""
+        found = next(self._rows("SELECT reason FROM temp.preview WHERE number = ?", number), None)
+        return None if found is None else Reason(found[0])
 
     def folder_of(self, name: str) -> str:
         """Name the folder of a path in a way that does not tell it."""
         return self._digest(name.rpartition("/")[0]).hex()
 
-    def _try_again(self, seconds_per_file: float) -> None:
+    def _try_again(self, given: Mapping[str, float]) -> None:
         """Let go of the accounts of what may have been mended since."""
-        (before,) = self._database.execute("SELECT max(seconds_per_file) FROM given").fetchone()
         retried = list(_RETRIED)
-        if before is None or seconds_per_file > before:
-            retried.append(Reason.DECODER_TIMEOUT)
-            self._database.execute("INSERT INTO given VALUES (?)", (seconds_per_file,))
+        for name, value in given.items():
+            row = self._database.execute("SELECT value FROM kept WHERE name = ?", (name,))
+            before = row.fetchone()
+            if before is None or value > before[0]:
+                retried += _RETRIED_WITH_MORE[name]
+                self._keep(name, value)
         for reason in retried:
             self._database.execute("DELETE FROM image WHERE reason = ?", (reason.value,))
+
+    def _keep(self, name: str, value: float) -> None:
+        self._database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value))
+
+    def _count(self, query: str, *values: Any) -> int:
+        return int(next(self._rows(query, *values))[0])
 
     def _digest(self, name: str) -> bytes:
         return hashlib.blake2b(
@@ -334,22 +465,21 @@ class State:
         if self._database.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
             raise self._damaged()
 
-    def _images(self, condition: str, *values: Any) -> Iterator[Image]:
+    def _images(self, condition: str) -> Iterator[Image]:
         rows = self._rows(
-            f"""SELECT number, frame, reason, study, sop_instance_uid, thumbnail, digest,
-                       account, checksum, position, written
-                FROM image JOIN file USING (number)
-                WHERE {condition} ORDER BY study, position, frame""",  # noqa: S608
-            *values,
+            f"""SELECT image.*, position, written FROM image JOIN file USING (number)
+                WHERE position IS NOT NULL AND {condition} ORDER BY study, position, frame"""  # noqa: S608
         )
         for *row, checksum, position, written in rows:
             if _checksum(row) != checksum:
                 raise self._damaged()
+            number, _, _, study, _, _, _, thumbnail, digest, text = row
             try:
-                account = _ACCOUNT.validate_json(row[7])
+                account = _ACCOUNT.validate_json(text)
             except ValidationError:
                 raise self._damaged() from None
-            yield Image(row[0], position, written, Record(account, row[3], row[5], row[6]))
+            when = min(max(0, written), _LAST_SECOND)
+            yield Image(number, position, when, Record(account, study, thumbnail, digest))
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         with self._using():
@@ -374,10 +504,8 @@ class State:
             yield
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what is said beyond it
-            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise UsageError(
-                    f"{self.path} is in use by another run; wait for it, or give another --out"
-                ) from None
+            if code in _HELD_BY_ANOTHER:
+                raise _in_use(self.path) from None
             if code in _NO_WRITING:
                 raise UsageError(
                     f"{self.path} cannot be written: {error}; once that is mended, the same "
@@ -392,16 +520,37 @@ class State:
             ) from None
 
 
-def set_aside(path: Path) -> None:
+def set_aside(path: Path, claim: Mapping[str, Any]) -> None:
     """Put a state out of the way, so that the next run begins anew.
 
+    One that was itself begun so, under the same claim, and has not come to its end stays: the
+    same command goes on with it.
+
     Raises:
+        UsageError: Another run uses it.
         OSError: It cannot be renamed.
     """
-    if path.exists():
+    if not path.is_file() or path.is_symlink():
+        return
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=1.0)) as database:
+        try:
+            database.execute("BEGIN EXCLUSIVE")
+            begun = database.execute(
+                "SELECT claim FROM run WHERE EXISTS (SELECT 1 FROM kept WHERE name = ?)",
+                (_RESTARTING,),
+            ).fetchone()
+            if begun is not None and json.loads(begun[0]) == json.loads(json.dumps(claim)):
+                return
+        except (sqlite3.Error, ValueError) as error:  # of damage, it is put away all the more
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _HELD_BY_ANOTHER:
+                raise _in_use(path) from None
         path.replace(path.with_name(f"{path.name}.old"))
         # A journal left behind would be rolled back into the new state.
         path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+
+
+def _in_use(path: Path) -> UsageError:
+    return UsageError(f"{path} is in use by another run; wait for it, or give another --out")
 
 
 def _checksum(row: Iterable[Any]) -> bytes:
@@ -412,24 +561,35 @@ def _checksum(row: Iterable[Any]) -> bytes:
 
 
 def _without_suffix(name: str) -> str:
-    """Strip what a viewer or converter puts behind the name of an image."""
-    while (parts := name.rpartition("."))[2].lower() in _SUFFIXES and parts[0]:
+    """Strip what a viewer or converter puts behind the name of an image, and its case."""
+    name = name.casefold()
+    while (parts := name.rpartition("."))[2] in _SUFFIXES and parts[0]:
         name = parts[0]
     return name
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Say in a few words where two claims differ."""
-    names = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    old, new = dict(_leaves(found)), dict(_leaves(wanted))
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if names == ["export"]:
         return "another export"
     return (
         "other conditions ("
         + ", ".join(
-            f"{name}: {_short(found.get(name))}, now {_short(wanted.get(name))}" for name in names
+            f"{name}: {_short(old.get(name))}, now {_short(new.get(name))}" for name in names
         )
         + ")"
     )
+
+
+def _leaves(claim: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the values of nested mappings by their dotted names."""
+    for name, value in claim.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _short(value: Any) -> str:

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, tzinfo
 from enum import StrEnum
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,13 @@ COPY_TOLERANCE = 8
 """Grey levels of 255 by which any cell of the thumbnails of two copies may differ, one of them
 compressed with loss."""
 
-PREVIEW_CORRELATION = 0.95
-"""Pearson's r of the thumbnails of a picture and its preview, which may have another window."""
+MOST_PICTURES = 64
+"""Different pictures under one SOPInstanceUID that others are compared with. A device that gives
+all its images one UID makes more."""
+
+
+_Identity: TypeAlias = tuple[str | bytes, int | None]
+"""Of an image: SOP instance UID and frame; or the digest of its picture."""
 
 
 class GroupBy(StrEnum):
@@ -132,20 +139,19 @@ class Study:
         headers = [image.account.header for image in self.images]
         return [header for header in headers if header is not None]
 
-    @property
-    def waiting_since(self) -> datetime:
+    def waiting_since(self, zone: tzinfo | None) -> datetime:
         """Since when it waits to be read: when it was acquired, or else when its file was written.
 
-        Local time without a zone, as DICOM gives it.
+        Args:
+            zone: Of the place, where its header gives no time.
+
+        Returns:
+            Local time without a zone, as DICOM gives it.
         """
         tagged = [header.acquisition_datetime or header.study_datetime for header in self.headers]
         times = [datetime.fromisoformat(time) for time in tagged if time is not None]
         written = min(image.image.written for image in self.images)
-        return min(times) if times else datetime.fromtimestamp(written)
-
-    def is_overdue(self, reference: datetime, max_wait: timedelta | None) -> bool:
-        """Whether it has waited longer than ``max_wait`` at the time ``reference``, local."""
-        return max_wait is not None and reference - self.waiting_since > max_wait
+        return min(times) if times else datetime.fromtimestamp(written, zone).replace(tzinfo=None)
 
 
 def study_group(name: str, folder: str, header: Header | None, group_by: GroupBy) -> str | None:
@@ -162,6 +168,10 @@ def study_group(name: str, folder: str, header: Header | None, group_by: GroupBy
     """
     if header is not None and header.study_instance_uid is not None:
         return f"uid:{header.study_instance_uid}"
+    if header is not None and header.study_tag is not None:  # a UID that is none
+        return f"tag:{header.study_tag}"
+    if header is not None and header.sop_instance_uid is not None:  # with its copies
+        return f"instance:{header.sop_instance_uid}"
     if group_by == GroupBy.FOLDER or MURA_STUDY.search(name):
         return f"folder:{folder}"
     return None
@@ -182,60 +192,88 @@ def split_patients(images: Sequence[Image]) -> list[list[Image]]:
 def resolve(
     images: Sequence[Image],
     *,
-    is_preview: Callable[[Image], bool],
+    preview: Callable[[Image], Reason | None],
     is_reused: Callable[[str], bool],
 ) -> list[Outcome]:
     """Decide what each image of a study counts for, beside the others.
 
     Of the copies of a SOP instance, as in two places or two transfer syntaxes, the first counts.
     Other pictures of the same UID count all, since who mislabelled them is unknown, with a note.
+    What bears no UID is known by its picture.
 
     Args:
         images: Images of one study, in the order of the walk.
-        is_preview: Whether a plain image shows what a DICOM file beside it holds.
-        is_reused: Whether images of other studies bear a SOP instance UID, too.
+        preview: Why a plain image is taken for the preview of a DICOM image; ``None`` if it is not.
+        is_reused: Whether images of other studies or patients bear a SOP instance UID, too.
     """
-    pictures: dict[tuple[str, int | None], list[Record]] = {}
-    unread: set[tuple[str, int | None]] = set()
+    pictures: dict[_Identity, _Pictures] = {}
+    unread: set[_Identity] = set()
     outcomes = []
     for image in images:
         record, identity = image.record, _identity(image)
-        known = pictures.setdefault(identity, []) if identity is not None else []
+        known = pictures.setdefault(identity, _Pictures()) if identity else _Pictures()
         reason, detail, notes = record.account.reason, record.account.detail, record.account.notes
         if record.thumbnail is not None:
-            original = next((other for other in known if same_picture(record, other)), None)
+            original = known.original(record)
             if original is not None:
-                reason, detail = Reason.DUPLICATE, "another copy of this SOP instance counts"
+                reason, detail = Reason.DUPLICATE, "another copy of this image counts"
                 notes += ("copy_differs",) if record.digest != original.digest else ()
-            elif record.account.header is None and is_preview(image):
-                reason, detail = Reason.PREVIEW, "the picture of a DICOM file beside it"
+            elif record.account.header is None and (found := preview(image)) is not None:
+                reason, detail = found, "a picture of what a DICOM file of the export holds"
             else:
-                known.append(record)
+                known.add(record)
         is_lost = reason is not None and reason.is_failure
         concerns_study = reason is None or reason.concerns_study
         if record.thumbnail is None and identity is not None:
-            concerns_study &= identity not in unread  # of copies that fail alike, one counts
+            if identity in unread:  # of copies that fail alike, one counts
+                is_lost = concerns_study = False
+                notes += ("copy_unread",)
             unread.add(identity)
         outcomes.append(Outcome(image, reason, detail, is_lost, concerns_study, notes))
     # What became of the other images of an instance shows when all are known.
     return [_beside(outcome, pictures, is_reused) for outcome in outcomes]
 
 
+class _Pictures:
+    """The different pictures of one identity, in the order of the walk."""
+
+    def __init__(self) -> None:
+        self._by_digest: dict[bytes | None, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def original(self, record: Record) -> Record | None:
+        """Find the picture that a record is a copy of."""
+        exact = self._by_digest.get(record.digest)
+        if exact is not None:
+            return exact
+        others = islice(self._by_digest.values(), MOST_PICTURES)
+        return next((other for other in others if same_picture(record, other)), None)
+
+    def add(self, record: Record) -> None:
+        """Take up a picture that is a copy of none."""
+        self._by_digest[record.digest] = record
+
+
 def _beside(
     outcome: Outcome,
-    pictures: Mapping[tuple[str, int | None], Sequence[Record]],
+    pictures: Mapping[_Identity, _Pictures],
     is_reused: Callable[[str], bool],
 ) -> Outcome:
     """Note what the other images of the same instance mean for one."""
     identity = _identity(outcome.image)
-    if identity is None or not pictures[identity]:
+    if identity is None or len(pictures[identity]) == 0:
         return outcome
     if outcome.image.record.thumbnail is None:
-        notes = (*outcome.notes, "copy_read")
-        return replace(outcome, is_lost=False, concerns_study=False, notes=notes)
-    if outcome.reason != Reason.DUPLICATE and (
-        len(pictures[identity]) > 1 or is_reused(identity[0])
-    ):
+        if outcome.reason is None or not outcome.reason.is_failure:
+            return outcome
+        notes = tuple(note for note in outcome.notes if note != "copy_unread")
+        return replace(outcome, is_lost=False, concerns_study=False, notes=(*notes, "copy_read"))
+    is_other = len(pictures[identity]) > 1 or (
+        isinstance(identity[0], str) and is_reused(identity[0])
+    )
+    if outcome.reason != Reason.DUPLICATE and is_other:
         return replace(outcome, notes=(*outcome.notes, "uid_reused"))
     return outcome
 
@@ -246,19 +284,13 @@ def same_picture(record: Record, other: Record) -> bool:
     return bool(np.abs(difference).max() <= COPY_TOLERANCE)
 
 
-def shows_the_same(record: Record, other: Record) -> bool:
-    """Whether two records are of one picture, but for its grey scale."""
-    one, two = _levels(record), _levels(other)
-    spread = one.std() * two.std()
-    covariance = ((one - one.mean()) * (two - two.mean())).mean()
-    return bool(spread > 0 and covariance / spread >= PREVIEW_CORRELATION)
-
-
 def _levels(record: Record) -> NDArray[np.float64]:
     return np.frombuffer(record.thumbnail or b"", np.uint8).astype(np.float64)
 
 
-def _identity(image: Image) -> tuple[str, int | None] | None:
+def _identity(image: Image) -> _Identity | None:
     account = image.record.account
     uid = account.header.sop_instance_uid if account.header else None
-    return None if uid is None else (uid, account.frame)
+    if uid is None and image.record.digest is None:
+        return None
+    return (image.record.digest or b"", None) if uid is None else (uid, account.frame)

@@ -8,6 +8,7 @@ import filecmp
 import io
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -23,7 +24,10 @@ from fracjax.errors import UsageError
 SCHEMA_VERSION = 1
 METADATA_KEY = b"fracjax"
 
-_FORMULA = ("=", "+", "-", "@")
+PRIVATE = 0o600
+"""Mode of all that the job writes: for the user who ran it alone."""
+
+_FORMULA = ("=", "+", "-", "@", "\N{MINUS SIGN}")
 _CONTROLS = ("\t", "\r", "\n")
 ROWS_PER_GROUP = 4096
 
@@ -106,6 +110,15 @@ LINKAGE = pa.schema(
 keep it inside."""
 
 
+def discard_partial(path: Path) -> None:
+    """Remove what a killed run has left of a table."""
+    _partial_of(path).unlink(missing_ok=True)
+
+
+def _partial_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")  # the same at each run
+
+
 class _Partial:
     """A file under a temporary name; it takes its own when it is published.
 
@@ -115,15 +128,14 @@ class _Partial:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # The same name at each run: what a killed one has left is overwritten.
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = _partial_of(path)
 
     def open(self) -> BinaryIO:
         """Open the file for writing."""
         with self.writing():
             self._partial.unlink(missing_ok=True)
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
-            self._file = os.fdopen(os.open(self._partial, flags, 0o600), "wb")
+            self._file = os.fdopen(os.open(self._partial, flags, PRIVATE), "wb")
         return self._file
 
     def finish(self) -> None:
@@ -132,12 +144,19 @@ class _Partial:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def publish(self) -> None:
-        """Give the file its name, in the place of an older one; one with the same bytes stays."""
+    def publish(self) -> bool:
+        """Give the file its name, in the place of an older one; one with the same bytes stays.
+
+        Returns:
+            Whether it differs from an older one.
+        """
         with self.writing():
             is_same = self.path.is_file() and filecmp.cmp(self._partial, self.path, shallow=False)
-            if not is_same:
+            if is_same:
+                self.path.chmod(PRIVATE)
+            else:
                 self._partial.replace(self.path)
+        return not is_same
 
     def close(self) -> None:
         """Remove what was not published."""
@@ -194,9 +213,9 @@ class TableWriter:
             self._writer.close()
         self._partial.finish()
 
-    def publish(self) -> None:
-        """Give the finished file its name, in the place of an older one."""
-        self._partial.publish()
+    def publish(self) -> bool:
+        """Give the finished file its name; tell whether it differs from an older one."""
+        return self._partial.publish()
 
     def __exit__(
         self,
@@ -241,9 +260,9 @@ class CsvWriter:
             self._text.flush()
         self._partial.finish()
 
-    def publish(self) -> None:
-        """Give the finished file its name, in the place of an older one."""
-        self._partial.publish()
+    def publish(self) -> bool:
+        """Give the finished file its name; tell whether it differs from an older one."""
+        return self._partial.publish()
 
     def __exit__(
         self,
@@ -263,14 +282,20 @@ class CsvWriter:
 def _cell(value: Any) -> str:
     """Write a value so that no spreadsheet takes it for a formula.
 
-    A text that begins like one gets an apostrophe in front (OWASP, "CSV injection"). Lists are
-    joined by semicolons.
+    What begins like one gets an apostrophe in front (OWASP, "CSV injection"), also behind a
+    semicolon, which separates cells where the comma is a decimal point. Lists are joined by
+    semicolons.
     """
     if value is None:
         return ""
     if isinstance(value, list):
         return _cell("; ".join(str(item) for item in value))
     if isinstance(value, str):
-        is_formula = value[:1] in _CONTROLS or value.lstrip()[:1] in _FORMULA
-        return f"'{value}" if value and is_formula else value
+        return ";".join(map(_neutral, value.split(";")))
     return str(value)
+
+
+def _neutral(text: str) -> str:
+    begins = unicodedata.normalize("NFKC", text).lstrip(' "')[:1]  # full-width signs, too
+    is_formula = text[:1] in _CONTROLS or begins in _FORMULA
+    return f"'{text}" if text and begins and is_formula else text

@@ -4,6 +4,7 @@ Names and contents may come from anywhere. Nothing is followed out of the export
 extracted to disk, nothing that could block is opened, and memory stays bounded.
 """
 
+import errno
 import io
 import os
 import stat
@@ -26,7 +27,8 @@ MAX_ARCHIVE_BYTES = 2**40
 """What the members of one archive may hold together: 70,000 images of 15 MB."""
 
 MAX_INNER_BYTES = 2**29
-"""An archive within an archive is held in memory. A larger one is refused."""
+"""Archives within an archive are held in memory, one at a time. All of one archive's together may
+inflate to this; what goes beyond is refused."""
 
 MAX_RATIO = 200
 """To which deflated data may grow, beyond ``SMALL_MEMBER_BYTES``. A radiograph with wide black
@@ -38,7 +40,11 @@ SMALL_MEMBER_BYTES = 2**26
 FURNITURE = frozenset({"[Content_Types].xml", "META-INF/MANIFEST.MF", "mimetype"})
 """Members that mark a ZIP file as an office document, a Java program or an e-book."""
 
+WEB_PREVIEWS = "IHE_PDI"
+"""Folder that a medium keeps pages and previews for a browser in (IHE RAD TF-2, 4.47)."""
+
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_PROGRAM = b"MZ"
 _SPLIT_ZIP = b"PK\x07\x08"
 _HEAD_BYTES = 132
 _INFLATED_HERE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -59,7 +65,8 @@ class Entry:
         signature: Short text that changes when the content or its meaning is likely to have.
         obstacle: Why it cannot be read; ``None`` where it can.
         detail: The obstacle, in one line.
-        in_file_set: Whether a DICOMDIR lies beside or above it (a media file-set, PS3.10 8.6).
+        file_set: The folder whose DICOMDIR, or ``WEB_PREVIEWS``, makes a medium of what lies
+            below it (PS3.10 8.6); the innermost of several, ``None`` for none.
     """
 
     path: Path
@@ -70,7 +77,7 @@ class Entry:
     signature: str = ""
     obstacle: Reason | None = None
     detail: str = ""
-    in_file_set: bool = False
+    file_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """A folder, of the export or an archive, that holds a DICOMDIR; ``""`` is the export."""
+    """A folder, of the export or an archive, that is a medium's; ``""`` is the export."""
 
     name: str
 
@@ -123,7 +130,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError("not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return file
 
 
@@ -151,24 +158,28 @@ class _Guarded(io.BufferedReader):
         return super().read(size)
 
 
+def _obstacle(path: Path, name: str, reason: Reason, detail: str) -> Entry:
+    # What stands here may be another thing at the next walk, with another outcome.
+    return Entry(path, (), name, signature=f"{reason}-{detail}", obstacle=reason, detail=detail)
+
+
 def _unreadable(path: Path, name: str, error: OSError) -> Entry:
-    detail = error.strerror or "cannot be read"
-    return Entry(path, (), name, obstacle=Reason.UNREADABLE, detail=detail)
+    return _obstacle(path, name, Reason.UNREADABLE, error.strerror or "cannot be read")
 
 
 def _look_at(root: Path, path: Path, name: str) -> Iterator[Entry | Folder | FileSet]:
     try:
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
+            if path.name.upper() == WEB_PREVIEWS:
+                yield FileSet(name.rpartition("/")[0])
             yield Folder(name)
         elif stat.S_ISLNK(mode):
-            reason, detail = _where_to(root, path)
-            yield Entry(path, (), name, obstacle=reason, detail=detail)
+            yield _obstacle(path, name, *_where_to(root, path))
         elif stat.S_ISREG(mode):
             yield from _look_at_file(path, name)
         else:
-            detail = "a pipe, socket or device"
-            yield Entry(path, (), name, obstacle=Reason.NOT_A_FILE, detail=detail)
+            yield _obstacle(path, name, Reason.NOT_A_FILE, "a pipe, socket or device")
     except OSError as error:
         yield _unreadable(path, name, error)
 
@@ -195,8 +206,12 @@ def _look_at_file(path: Path, name: str) -> Iterator[Entry | FileSet]:
         size, mtime_ns = status.st_size, status.st_mtime_ns
         entry = Entry(path, (), name, size, mtime_ns, f"{size}-{mtime_ns}")
         head = file.read(_HEAD_BYTES)
-        if head.startswith(_ZIP):
-            yield from _look_into_archive(file, size, entry)
+        # A preamble may begin like anything (PS3.10 7.1).
+        if head.startswith(_ZIP) and not _has_prefix(head):
+            yield from _look_into_archive(file, entry)
+        elif head.startswith(_PROGRAM) and _unpacks_images(file):
+            detail = "a program that unpacks DICOM files; unpack them"
+            yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
         elif head.startswith(_SPLIT_ZIP):
             detail = "a part of a split ZIP archive; join the parts"
             yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
@@ -210,12 +225,46 @@ def _file_set(name: str, head: bytes) -> Iterator[FileSet]:
     folder, _, file_name = name.rpartition("/")
     # Some systems show the names of ISO 9660 as they are on the medium.
     named = file_name.removesuffix(";1").removesuffix(".").upper() == "DICOMDIR"
-    if named and head[128:132] == b"DICM":
+    if named and (_has_prefix(head) or not head):  # none of a member that is not inflated here
         yield FileSet(folder)
 
 
-def _look_into_archive(file: IO[bytes], size: int, whole: Entry) -> Iterator[Entry | FileSet]:
+def _has_prefix(head: bytes) -> bool:
+    """Whether a file has the DICOM prefix behind its preamble (PS3.10 7.1)."""
+    return head[128:132] == b"DICM"
+
+
+def _unpacks_images(file: IO[bytes]) -> bool:
+    """Whether a program has an archive of DICOM files behind it."""
+    try:
+        if not zipfile.is_zipfile(file):
+            return False
+        archive = open_archive(file)
+        return _holds_dicom(archive, archive.infolist())
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001 - zipfile raises many types on hostile bytes
+        return False
+
+
+def _holds_dicom(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> bool:
+    return any(
+        _has_prefix(_read_member(archive, member, _HEAD_BYTES)) for member in members[:MAX_MEMBERS]
+    )
+
+
+@dataclass(slots=True)
+class _Inner:
+    """What the archives within one archive may still inflate to, bytes."""
+
+    room: int
+
+
+def _look_into_archive(
+    file: IO[bytes], whole: Entry, inner: _Inner | None = None
+) -> Iterator[Entry | FileSet]:
     """Give the members of an archive, or the archive where it is not to be opened."""
+    size = file.seek(0, io.SEEK_END)
     file.seek(0)
     is_empty = file.read(4) == _ZIP[1]
     try:
@@ -230,10 +279,11 @@ def _look_into_archive(file: IO[bytes], size: int, whole: Entry) -> Iterator[Ent
         yield replace(whole, obstacle=Reason.CORRUPT, detail="a damaged ZIP archive")
         return
     members = archive.infolist()
-    obstacle = _archive_obstacle(members, size, is_empty=is_empty)
+    obstacle = _archive_obstacle(archive, members, size, is_empty=is_empty)
     if obstacle is not None:
         yield replace(whole, obstacle=obstacle[0], detail=obstacle[1])
         return
+    inner = inner or _Inner(MAX_INNER_BYTES)
     for index, member in enumerate(members):
         if _is_folder(member):
             continue
@@ -244,11 +294,14 @@ def _look_into_archive(file: IO[bytes], size: int, whole: Entry) -> Iterator[Ent
             name=f"{whole.name}/" + member.filename.replace("\\", "/"),
             signature=f"{whole.signature}-{member.file_size}-{member.CRC:08x}",
         )
-        yield from _look_at_member(archive, member, entry)
+        if WEB_PREVIEWS in (parts := entry.name.upper().split("/")[:-1]):
+            at = parts.index(WEB_PREVIEWS)
+            yield FileSet("/".join(entry.name.split("/")[:at]))
+        yield from _look_at_member(archive, member, entry, inner)
 
 
 def _archive_obstacle(
-    members: list[zipfile.ZipInfo], size: int, *, is_empty: bool
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], size: int, *, is_empty: bool
 ) -> tuple[Reason, str] | None:
     """Tell why no member of an archive is to be read."""
     # Of an archive that is cut off, zipfile finds the table of an archive within it.
@@ -258,7 +311,9 @@ def _archive_obstacle(
     files = [member for member in members if not _is_folder(member)]
     if not files:
         return Reason.EMPTY, "a ZIP archive without files"
-    if FURNITURE & {member.filename for member in files}:
+    if all(_is_encrypted(member) for member in files):
+        return Reason.UNSUPPORTED, "an encrypted ZIP archive; unpack it with its password"
+    if FURNITURE & {member.filename for member in files} and not _holds_dicom(archive, files):
         return Reason.NOT_AN_IMAGE, "a document or program in ZIP form"
     if len(members) > MAX_MEMBERS:
         detail = f"a ZIP archive of {len(members)} members; the limit is {MAX_MEMBERS}"
@@ -271,26 +326,32 @@ def _archive_obstacle(
 
 
 def _look_at_member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, entry: Entry
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, entry: Entry, inner: _Inner
 ) -> Iterator[Entry | FileSet]:
-    if member.flag_bits & 1:
+    if _is_encrypted(member):
         detail = "an encrypted archive member; unpack the archive with its password"
         yield replace(entry, obstacle=Reason.UNREADABLE, detail=detail)
         return
     head = _read_member(archive, member, _HEAD_BYTES)
-    if not head.startswith(_ZIP) or len(entry.member) > 1:  # one archive within another, no more
+    is_archive = head.startswith(_ZIP) and not _has_prefix(head)
+    if not is_archive or len(entry.member) > 1:  # one archive within another, no more
         yield from _file_set(entry.name, head)
         yield entry
-    elif member.file_size > MAX_INNER_BYTES or is_bomb(member):
+    elif member.file_size > inner.room or is_bomb(member):
         detail = f"a ZIP archive in an archive, of {member.file_size} bytes; unpack the outer one"
         yield replace(entry, obstacle=Reason.TOO_LARGE, detail=detail)
     else:
-        inner = _read_member(archive, member, MAX_INNER_BYTES)
-        if len(inner) < member.file_size:
+        inner.room -= member.file_size
+        data = _read_member(archive, member, member.file_size)
+        if len(data) < member.file_size:
             detail = "a damaged ZIP archive in an archive"
             yield replace(entry, obstacle=Reason.CORRUPT, detail=detail)
         else:
-            yield from _look_into_archive(io.BytesIO(inner), len(inner), entry)
+            yield from _look_into_archive(io.BytesIO(data), entry, inner)
+
+
+def _is_encrypted(member: zipfile.ZipInfo) -> bool:
+    return bool(member.flag_bits & 1)
 
 
 def is_bomb(member: zipfile.ZipInfo) -> bool:

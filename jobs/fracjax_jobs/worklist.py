@@ -13,9 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from fracjax import interrupt
 from fracjax.bundle import Manifest
 from fracjax.image import Header, Reason
 from fracjax.notice import NOTICE
+from fracjax_jobs import previews
 from fracjax_jobs.identifiers import Identifiers
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.spool import Spool
@@ -25,10 +27,16 @@ from fracjax_jobs.studies import (
     Outcome,
     Study,
     resolve,
-    shows_the_same,
     split_patients,
 )
-from fracjax_jobs.tables import FILES, LINKAGE, WORKLIST, CsvWriter, TableWriter
+from fracjax_jobs.tables import (
+    FILES,
+    LINKAGE,
+    WORKLIST,
+    CsvWriter,
+    TableWriter,
+    discard_partial,
+)
 
 TOP = 10
 """Studies that a summary shows."""
@@ -91,23 +99,28 @@ class Summary:
         files_found: Files and archive members.
         images_scored: Images, each frame counted, that have a likelihood.
         set_aside: The other files and frames, by reason.
-        failures: Those of them that may be lost images.
+        lost: Those of them that may be lost images, by reason.
         studies: By band.
         studies_in_part: Ranked ones with images that were set aside.
         studies_overdue: Ranked ones that have waited too long.
         top: Rows of the first ranked studies.
-        images_read: Images that this run itself has scored.
+        is_news: Whether a table differs from that of an earlier run.
     """
 
     files_found: int = 0
     images_scored: int = 0
     set_aside: Counter[Reason] = field(default_factory=Counter)
-    failures: int = 0
+    lost: Counter[Reason] = field(default_factory=Counter)
     studies: Counter[Band] = field(default_factory=Counter)
     studies_in_part: int = 0
     studies_overdue: int = 0
     top: list[dict[str, Any]] = field(default_factory=list)
-    images_read: int = 0
+    is_news: bool = False
+
+    @property
+    def failures(self) -> int:
+        """Images that may be lost."""
+        return self.lost.total()
 
     def counts(self) -> dict[str, Any]:
         """Give what a footer or a log says of it."""
@@ -142,19 +155,22 @@ def write_tables(
 
     Raises:
         UsageError: A table cannot be written.
+        SystemExit: A signal has come. The tables are those of before.
         RuntimeError: The accounts do not add up, which is a defect of this program.
     """
     summary = Summary()
     with ExitStack() as stack:
-        studies, outcomes = stack.enter_context(Spool()), stack.enter_context(Spool())
-        _sort(state, manifest, presentation, studies, outcomes)
+        for path in paths.all:
+            discard_partial(path)
+        spools = _Spools(*(stack.enter_context(Spool()) for _ in range(3)))
+        _sort(state, manifest, presentation, spools)
         linkage = stack.enter_context(TableWriter(paths.linkage, LINKAGE))
         files = stack.enter_context(TableWriter(paths.files, FILES))
         worklist = stack.enter_context(TableWriter(paths.worklist, WORKLIST))
         csv = stack.enter_context(CsvWriter(paths.csv)) if presentation.csv else None
 
         scored_in_studies = 0
-        for row in _ranked(studies):
+        for row in _ranked(spools.studies):
             worklist.append(row)
             if csv is not None:
                 csv.append(row)
@@ -166,17 +182,20 @@ def write_tables(
             if band == Band.RANKED and len(summary.top) < TOP:
                 summary.top.append(row)
 
-        for entry, (linked, rows) in zip(inventory, _by_file(outcomes), strict=True):
+        for entry, linked in zip(inventory, map(json.loads, spools.linkage), strict=True):
             summary.files_found += 1
-            path = entry.name.encode(errors="backslashreplace").decode()
-            linkage.append(linked | {"path": path})
-            for row in rows:
-                files.append(row)
-                if row["reason"] is None:
-                    summary.images_scored += 1
-                else:
-                    summary.set_aside[Reason(row["reason"])] += row["frames"]
-                    summary.failures += row["frames"] if row["is_failure"] else 0
+            name = entry.name.encode(errors="backslashreplace").decode()
+            linkage.append(linked | {"path": name})
+
+        for row in map(json.loads, spools.files):
+            files.append(row)
+            if row["reason"] is None:
+                summary.images_scored += 1
+            else:
+                reason = Reason(row["reason"])
+                summary.set_aside[reason] += row["frames"]
+                if row["is_failure"]:
+                    summary.lost[reason] += row["frames"]
 
         if summary.images_scored != scored_in_studies or files.rows != state.accounts():
             raise RuntimeError(
@@ -188,56 +207,76 @@ def write_tables(
             table.finish(footer)
         if csv is not None:
             csv.finish()
+        interrupt.check()
         # The worklist last: where it stands, the tables that explain it stand too.
-        linkage.publish()
-        files.publish()
-        if csv is not None:
-            csv.publish()
-        worklist.publish()
+        for written in (linkage, files, csv, worklist):
+            if written is not None:
+                summary.is_news |= written.publish()
+    state.finish()
     return summary
 
 
-def _sort(
-    state: State,
-    manifest: Manifest,
-    presentation: Presentation,
-    studies: Spool,
-    outcomes: Spool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Spools:
+    """Rows on their way into their tables.
+
+    Attributes:
+        studies: In the order of reading.
+        files: By file key and frame. Not in the order of the walk, which is that of the paths and
+            so tells of names.
+        linkage: In the order of the walk.
+    """
+
+    studies: Spool
+    files: Spool
+    linkage: Spool
+
+
+def _sort(state: State, manifest: Manifest, presentation: Presentation, spools: _Spools) -> None:
     """Put each study into its place, and each outcome into that of its file."""
-    reference = datetime.fromisoformat(state.reference).replace(tzinfo=None)
+    reference = datetime.fromisoformat(state.reference)
+    overdue_since = None
+    if presentation.max_wait is not None:
+        overdue_since = reference.replace(tzinfo=None) - presentation.max_wait
     identifiers = presentation.identifiers
+    previews.find(state)
+    state.find_reused_uids()
     for _, same_study in groupby(state.images(of_study=True), lambda image: image.record.study):
+        interrupt.check()
         patients = split_patients(list(same_study))
-        for ordinal, images in enumerate(patients, start=1):
+        for images in patients:
             resolved = resolve(
                 images,
-                is_preview=lambda image: any(
-                    shows_the_same(image.record, other) for other in state.siblings(image.number)
-                ),
-                is_reused=lambda uid: state.studies_of(uid) > 1,
+                preview=lambda image: state.preview(image.number),
+                is_reused=state.is_reused,
             )
             study = Study(
                 tuple(outcome for outcome in resolved if outcome.concerns_study),
                 several_patients=len(patients) > 1,
             )
-            key = _study_key(state, images, identifiers, ordinal if len(patients) > 1 else None)
+            key = _study_key(state, images, identifiers, is_part=len(patients) > 1)
             for outcome in resolved:
                 # A preview is no image of any study.
-                of_study = None if outcome.reason == Reason.PREVIEW else key
-                _put_outcome(outcomes, state, outcome, of_study, identifiers)
+                is_preview = outcome.reason in (Reason.PREVIEW, Reason.LIKELY_PREVIEW)
+                of_study = None if is_preview else key
+                _put_outcome(spools, state, outcome, of_study, identifiers)
             if study.images:
-                is_overdue = study.is_overdue(reference, presentation.max_wait)
+                waiting_since = study.waiting_since(reference.tzinfo)
+                is_overdue = (
+                    overdue_since is not None
+                    and waiting_since < overdue_since
+                    and study.band == Band.RANKED
+                )
                 row = _study_row(state, study, key, identifiers, manifest)
-                row["is_overdue"] = is_overdue = is_overdue and study.band == Band.RANKED
+                row["is_overdue"] = is_overdue
                 likelihood = study.likelihood or 0.0
                 place = (
                     _PLACES[study.band],
-                    study.waiting_since.isoformat() if is_overdue else "~",  # after any digit
+                    waiting_since.isoformat() if is_overdue else "~",  # after any digit
                     -likelihood,
                     key,
                 )
-                studies.put(place, json.dumps(row))
+                spools.studies.put(place, json.dumps(row))
     for image in state.images(of_study=False):
         account = image.record.account
         outcome = Outcome(
@@ -248,7 +287,7 @@ def _sort(
             concerns_study=False,
             notes=account.notes,
         )
-        _put_outcome(outcomes, state, outcome, None, identifiers)
+        _put_outcome(spools, state, outcome, None, identifiers)
 
 
 def _ranked(studies: Spool) -> Iterator[dict[str, Any]]:
@@ -262,16 +301,8 @@ def _ranked(studies: Spool) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _by_file(outcomes: Spool) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Give each file's row of the linkage table, and its rows of the table of files."""
-    decoded = (json.loads(text) for text in outcomes)
-    for _, frames in groupby(decoded, lambda outcome: outcome["linkage"]["file_key"]):
-        same_file = list(frames)
-        yield same_file[0]["linkage"], [outcome["file"] for outcome in same_file]
-
-
 def _put_outcome(
-    outcomes: Spool,
+    spools: _Spools,
     state: State,
     outcome: Outcome,
     study_key: str | None,
@@ -279,7 +310,7 @@ def _put_outcome(
 ) -> None:
     image, account = outcome.image, outcome.account
     header = account.header or Header()
-    file_key = state.file_key(image.number)
+    file_key = _file_key(state, image, identifiers)
     row = {
         "file_key": file_key,
         "frame": account.frame,
@@ -304,27 +335,35 @@ def _put_outcome(
         "notes": list(outcome.notes),
         "scored_at": account.scored_at,
     }
-    linkage = {
+    spools.files.put((file_key, account.frame or 0, 0, 0), json.dumps(row))
+    if account.frame not in (None, 1):  # one row a file
+        return
+    linked = {
         "file_key": file_key,
         "study_key": study_key,
         "study_instance_uid": header.study_instance_uid,
         "accession_number": header.accession_number,
         "sop_instance_uid": header.sop_instance_uid,
     }
-    place = (image.position, account.frame or 0, 0, 0)
-    outcomes.put(place, json.dumps({"file": row, "linkage": linkage}))
+    spools.linkage.put((image.position, 0, 0, 0), json.dumps(linked))
+
+
+def _file_key(state: State, image: Image, identifiers: Identifiers) -> str:
+    """Name a file. Hashed where identifiers are: its number is its place among the paths."""
+    return identifiers.show(state.file_key(image.number)) or ""
 
 
 def _study_key(
-    state: State, images: Sequence[Image], identifiers: Identifiers, ordinal: int | None
+    state: State, images: Sequence[Image], identifiers: Identifiers, *, is_part: bool
 ) -> str:
-    """Name a study: by its UID, or by the file key of its first image."""
+    """Name a study: by its UID, by the key of its oldest file, or where it is part, by both."""
+    oldest = _file_key(state, min(images, key=lambda image: image.number), identifiers)
     headers = (image.record.account.header for image in images)
     uid = next((header.study_instance_uid for header in headers if header is not None), None)
     if uid is None:
-        return state.file_key(images[0].number)
+        return oldest
     shown = identifiers.show(uid) or ""
-    return shown if ordinal is None else f"{shown}/{ordinal}"
+    return f"{shown}/{oldest}" if is_part else shown
 
 
 def _study_row(
@@ -340,6 +379,10 @@ def _study_row(
 
     times = [header.acquisition_datetime for header in headers if header.acquisition_datetime]
     notes = {note for image in study.images for note in image.notes}
+    if study.several_patients:
+        notes.add("several_patients")
+    if any(header.accession_withheld for header in headers):
+        notes.add("accession_withheld")
     return {
         "rank": None,
         "band": study.band,
@@ -362,14 +405,14 @@ def _study_row(
             image.account.frames for image in study.images if image.reason is not None
         ),
         "image_likelihoods": [image.likelihood for image in scored],
-        "image_file_keys": [state.file_key(image.image.number) for image in scored],
+        "image_file_keys": [_file_key(state, image.image, identifiers) for image in scored],
         "top_sop_instance_uid": (
             identifiers.show(top_header.sop_instance_uid) if top_header else None
         ),
-        "top_file_key": state.file_key(top.image.number) if top else None,
+        "top_file_key": _file_key(state, top.image, identifiers) if top else None,
         "top_frame": top.account.frame if top else None,
         "reasons": sorted({str(reason) for reason in study.set_aside}),
-        "notes": sorted(notes | ({"several_patients"} if study.several_patients else set())),
+        "notes": sorted(notes),
         "model_id": manifest.model_id,
         "weights_sha256": manifest.weights_sha256,
         "scored_at": max((image.account.scored_at or "" for image in scored), default=None),

@@ -23,7 +23,7 @@ from image.dicom_files import dicom_bytes
 SCORED = "scored"
 
 
-def pixels(seed, bits=12, shape=(48, 40)):
+def pixels(seed, bits=12, shape=(80, 64)):
     """A picture (h, w) of its own for each seed, over the whole range of ``bits``."""
     rng = np.random.default_rng(seed)
     picture = cv2.resize(rng.random((4, 4)), shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -44,7 +44,7 @@ def dicom(seed, study=None, **elements):
 def plain(seed, file_format="PNG"):
     """A plain image file."""
     stream = io.BytesIO()
-    Image.fromarray(pixels(seed, bits=8, shape=(80, 64)).astype(np.uint8)).save(stream, file_format)
+    Image.fromarray(pixels(seed, bits=8).astype(np.uint8)).save(stream, file_format)
     return stream.getvalue()
 
 
@@ -64,12 +64,16 @@ def archive(*members, compression=zipfile.ZIP_DEFLATED):
     return stream.getvalue()
 
 
-def patched_members(data, *, flags=0, method=None):
-    """An archive with flag bits set and the compression method changed in all its headers."""
+def patched_members(data, *, flags=0, method=None, only=None):
+    """An archive with flag bits set and the compression method changed in its headers.
+
+    That is all of them, or those of the first ``only`` members.
+    """
     patched = bytearray(data)
     for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        start = patched.find(signature)
-        while start >= 0:
+        start, left = patched.find(signature), only or len(data)
+        while start >= 0 and left:
+            left -= 1
             patched[start + at] |= flags
             if method is not None:
                 patched[start + at + 2] = method
@@ -97,10 +101,10 @@ CONTENTS = {
     "truncated": (dicom(7)[:-1000], "truncated"),
     "broken": (dicom(8, Rows=None), "corrupt"),
     "broken png": (plain(9)[:60], "corrupt"),
-    "flat": (dicom(10, PixelData=b"\0" * 48 * 40 * 2), "flat"),
+    "flat": (dicom(10, PixelData=b"\0" * 80 * 64 * 2), "flat"),
     "frames": (dicom(11, NumberOfFrames=9, PixelData=pixels(11).tobytes() * 9), "multi_frame"),
 }
-"""What a file may hold, and its outcome. A second copy of a DICOM image is a duplicate."""
+"""What a file may hold, and its outcome. A second copy of an image is a duplicate."""
 
 DAMAGED_ARCHIVE = archive(("a", b"a"))[:-10]
 
@@ -165,7 +169,7 @@ def check_conserved(run):
     frames = [(row["file_key"], row["frame"]) for row in run.files]
     assert len(set(frames)) == len(frames)
     keys = list(dict.fromkeys(key for key, _ in frames))
-    assert keys == [row["file_key"] for row in run.linkage]
+    assert keys == sorted(row["file_key"] for row in run.linkage)
     reasons = Counter()
     for row in run.files:
         reasons.update({row["reason"]: row["frames"]} if row["reason"] else {})

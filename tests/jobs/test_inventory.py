@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -114,18 +115,17 @@ def test_the_list_has_no_name_on_disk(tmp_path, monkeypatch):
         assert not list(temporary.iterdir())
 
 
-def test_the_digest_is_that_of_the_names(tmp_path):
-    def digest():
-        with Inventory(tmp_path) as inventory:
+def test_the_digest_is_that_of_the_sizes_and_tells_no_name(tmp_path):
+    def digest(name):
+        with Inventory(tmp_path / name) as inventory:
             inventory.scan()
             return inventory.digest
 
-    put(tmp_path, "a/b", b"1")
-    first = digest()
-    put(tmp_path, "a/b", b"22")
-    assert digest() == first
-    put(tmp_path, "a/c", b"1")
-    assert digest() != first
+    put(tmp_path, "one/SIMPSON/b", b"1")
+    put(tmp_path, "two/FLANDERS/c", b"2")
+    assert digest("one") == digest("two")
+    put(tmp_path, "two/FLANDERS/c", b"22")
+    assert digest("one") != digest("two")
 
 
 # Media file-sets
@@ -138,14 +138,14 @@ def test_a_dicomdir_makes_a_file_set_of_all_below_its_folder(tmp_path, name):
     put(tmp_path, "cd/x.zip", archive(("1.JPG", plain(1))))
     put(tmp_path, "cd.JPG", plain(1))
     put(tmp_path, "cd 2/1.JPG", plain(1))
-    within = {entry.name for entry in listed(tmp_path) if entry.in_file_set}
+    within = {entry.name for entry in listed(tmp_path) if entry.file_set == "cd"}
     assert within == {f"cd/{name}", "cd/IHE_PDI/a/1.JPG", "cd/x.zip/1.JPG"}
 
 
 def test_a_dicomdir_at_the_top_makes_a_file_set_of_the_export(tmp_path):
     put(tmp_path, "DICOMDIR", DICOMDIR)
     put(tmp_path, "a/1.JPG", plain(1))
-    assert all(entry.in_file_set for entry in listed(tmp_path))
+    assert all(entry.file_set == "" for entry in listed(tmp_path))
 
 
 def test_a_dicomdir_in_an_archive_makes_a_file_set_of_its_folder(tmp_path):
@@ -153,22 +153,52 @@ def test_a_dicomdir_in_an_archive_makes_a_file_set_of_its_folder(tmp_path):
     put(tmp_path, "x.zip", archive(*members))
     put(tmp_path, "y.zip", archive(("inner.zip", archive(*members))))
     put(tmp_path, "z.zip", archive(("IMAGES\\1.JPG", plain(1)), ("DICOMDIR", DICOMDIR)))
-    assert {entry.name: entry.in_file_set for entry in listed(tmp_path)} == {
-        "x.zip/a/1.JPG": True,
-        "x.zip/a/DICOMDIR": True,
-        "x.zip/b/1.JPG": False,
-        "y.zip/inner.zip/a/1.JPG": True,
-        "y.zip/inner.zip/a/DICOMDIR": True,
-        "y.zip/inner.zip/b/1.JPG": False,
-        "z.zip/DICOMDIR": True,
-        "z.zip/IMAGES/1.JPG": True,
+    assert {entry.name: entry.file_set for entry in listed(tmp_path)} == {
+        "x.zip/a/1.JPG": "x.zip/a",
+        "x.zip/a/DICOMDIR": "x.zip/a",
+        "x.zip/b/1.JPG": None,
+        "y.zip/inner.zip/a/1.JPG": "y.zip/inner.zip/a",
+        "y.zip/inner.zip/a/DICOMDIR": "y.zip/inner.zip/a",
+        "y.zip/inner.zip/b/1.JPG": None,
+        "z.zip/DICOMDIR": "z.zip",
+        "z.zip/IMAGES/1.JPG": "z.zip",
     }
+
+
+def test_a_folder_of_web_previews_makes_a_file_set_without_a_dicomdir(tmp_path):
+    put(tmp_path, "cd/IHE_PDI/1.JPG", plain(1))
+    put(tmp_path, "cd/DICOM/1", plain(1))
+    put(tmp_path, "1.JPG", plain(1))
+    put(tmp_path, "x.zip", archive(("ihe_pdi/1.JPG", plain(1)), ("DICOM/1", plain(1))))
+    found = {entry.name: entry.file_set for entry in listed(tmp_path)}
+    assert found == {
+        "1.JPG": None,
+        "cd/DICOM/1": "cd",
+        "cd/IHE_PDI/1.JPG": "cd",
+        "x.zip/DICOM/1": "x.zip",
+        "x.zip/ihe_pdi/1.JPG": "x.zip",
+    }
+
+
+def test_the_innermost_file_set_counts(tmp_path):
+    put(tmp_path, "DICOMDIR", DICOMDIR)
+    put(tmp_path, "cd/DICOMDIR", DICOMDIR)
+    put(tmp_path, "cd/1", b"1")
+    put(tmp_path, "2", b"2")
+    found = {entry.name: entry.file_set for entry in listed(tmp_path)}
+    assert found == {"DICOMDIR": "", "2": "", "cd/DICOMDIR": "cd", "cd/1": "cd"}
+
+
+def test_a_dicomdir_in_an_archive_that_is_not_inflated_here_is_taken_at_its_word(tmp_path):
+    members = (("DICOMDIR", DICOMDIR), ("1.JPG", plain(1)))
+    put(tmp_path, "x.zip", archive(*members, compression=zipfile.ZIP_BZIP2))
+    assert all(entry.file_set == "x.zip" for entry in listed(tmp_path))
 
 
 def test_a_file_that_is_only_named_dicomdir_makes_none(tmp_path):
     put(tmp_path, "DICOMDIR", b"a list")
     put(tmp_path, "1.JPG", plain(1))
-    assert not any(entry.in_file_set for entry in listed(tmp_path))
+    assert not any(entry.file_set is not None for entry in listed(tmp_path))
 
 
 # Signatures
@@ -201,8 +231,11 @@ def test_the_signature_of_a_member_knows_its_content(tmp_path):
     assert after["x.zip/2"] == before["x.zip/2"]
 
 
-def test_a_dicomdir_that_comes_later_changes_what_a_preview_is(tmp_path):
-    put(tmp_path, "1.JPG", plain(1))
-    before = signatures(tmp_path)
-    put(tmp_path, "DICOMDIR", DICOMDIR)
-    assert signatures(tmp_path)["1.JPG"] != before["1.JPG"]
+def test_what_stands_in_a_link_s_place_changes_its_signature(tmp_path):
+    (tmp_path / "link").symlink_to("IM1")
+    nowhere = signatures(tmp_path)["link"]
+    put(tmp_path, "IM1", plain(1))
+    there = signatures(tmp_path)["link"]
+    (tmp_path / "link").unlink()
+    os.mkfifo(tmp_path / "link")
+    assert len({nowhere, there, signatures(tmp_path)["link"]}) == 3

@@ -1,4 +1,4 @@
-"""Reading one entry: its frames, previews, and files that change or vanish meanwhile."""
+"""Reading one entry: its frames, and files that change or vanish meanwhile."""
 
 import hashlib
 import os
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from bombs import zip_of_zeros
-from exports import archive, dicom, icon, pixels, plain, put
-from pydicom.uid import JPEGBaseline8Bit, MediaStorageDirectoryStorage
+from exports import archive, dicom, pixels, put
+from pydicom.uid import JPEGBaseline8Bit
 
 from fracjax.configs import Preprocess
 from fracjax.image import ReadPolicy, Reason, Rejected, network_input, read_picture
@@ -19,7 +19,6 @@ from fracjax_jobs.read import read_entry
 from image.dicom_files import dicom_bytes
 
 PREPROCESS = Preprocess(image_size=64)
-DICOMDIR = dicom(1, SOPClassUID=MediaStorageDirectoryStorage)
 
 
 def listed(root):
@@ -88,25 +87,54 @@ def test_the_rejection_of_a_file_keeps_its_frames_and_no_cause(tmp_path):
     assert rejected.__cause__ is rejected.__context__ is rejected.__traceback__ is None
 
 
-# Previews
+# What goes wrong on the way
 
 
-@pytest.mark.parametrize("data", [plain(1), plain(1, "JPEG"), plain(1, "JPEG")[:900], icon()])
-def test_a_plain_image_beside_a_dicomdir_is_a_preview(tmp_path, data):
-    put(tmp_path, "cd/DICOMDIR", DICOMDIR)
-    put(tmp_path, "cd/PDI/1.JPG", data)
-    assert reading(tmp_path, "cd/PDI/1.JPG").reason is Reason.PREVIEW
+@pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
+def test_frames_that_the_reader_fails_at_stay_with_their_study(tmp_path, monkeypatch, error):
+    """A defect of the reader costs the frames that it fails at, and their study knows."""
+    calls = []
+
+    def network_input(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            raise error
+        return original(*arguments)
+
+    original = read.network_input
+    frames = b"".join(pixels(seed).tobytes() for seed in (1, 2, 3))
+    put(tmp_path, "IM1", dicom(1, "1.2.3", NumberOfFrames=3, PixelData=frames))
+    put(tmp_path, "IM2", dicom(2, "1.2.3"))
+    monkeypatch.setattr(read, "network_input", network_input)
+    first, *rest = outcomes_of(listed(tmp_path)["IM1"])
+    assert not isinstance(first, Rejected)
+    assert [(one.reason.is_failure, one.header.study_instance_uid, one.frames) for one in rest] == [
+        (True, "1.2.3", 1)
+    ] * 2
+    calls[:] = [None]
+    assert reading(tmp_path, "IM2").header.study_instance_uid == "1.2.3"
 
 
-def test_other_files_beside_a_dicomdir_are_what_they_are(tmp_path):
-    put(tmp_path, "DICOMDIR", DICOMDIR)
-    put(tmp_path, "1", b"a text")
-    put(tmp_path, "2", b"")
-    put(tmp_path, "3", dicom(1))
-    put(tmp_path, "4", dicom(2, preamble=False))
-    found = [outcomes_of(entry)[0] for entry in listed(tmp_path).values()]
-    reasons = [getattr(outcome, "reason", None) for outcome in found]
-    assert reasons == [Reason.NOT_AN_IMAGE, Reason.EMPTY, None, None, Reason.NOT_AN_IMAGE]
+def test_what_may_hold_images_is_told_from_clutter(tmp_path):
+    disc = bytes(32_769) + b"CD001" + bytes(4096)
+    put(tmp_path, "cd.iso", disc)
+    put(tmp_path, "cd.zip", archive(("cd.iso", disc)))
+    put(tmp_path, "zeros", bytes(65_536))
+    found = {name: outcomes_of(entry)[0].reason for name, entry in listed(tmp_path).items()}
+    assert found == {
+        "cd.iso": Reason.UNSUPPORTED,
+        "cd.zip/cd.iso": Reason.UNSUPPORTED,
+        "zeros": Reason.NOT_AN_IMAGE,
+    }
+
+
+def test_a_damaged_member_is_corrupt_however_it_is_compressed(tmp_path):
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        data = bytearray(archive(("IM1", dicom(1)), compression=method))
+        data[60:400] = bytes(340)
+        put(tmp_path, f"{method}.zip", bytes(data))
+    for name, entry in listed(tmp_path).items():
+        assert outcomes_of(entry)[0].reason is Reason.CORRUPT, name
 
 
 # Files that change or vanish

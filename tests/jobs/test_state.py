@@ -19,7 +19,7 @@ CLAIM = {"model_id": "one", "policy": {"max_frames": 4}}
 THUMBNAIL = bytes(range(256))
 
 
-def entry(name, signature="1"):
+def entry(name, signature="1", file_set=None):
     """A file of an export, as a walk gives it."""
     return Entry(
         path=Path("/export") / name,
@@ -30,16 +30,17 @@ def entry(name, signature="1"):
         signature=signature,
         obstacle=None,
         detail="",
-        in_file_set=False,
+        file_set=file_set,
     )
 
 
-def begin(state, claim=CLAIM, seconds_per_file=60.0, key_prefix="abc123"):
+def begin(state, claim=CLAIM, seconds=60.0, memory=2.0**32, key_prefix="abc123", restart=False):
     state.begin(
         claim,
         key_prefix=key_prefix,
         reference="2026-01-02T03:04:05+00:00",
-        seconds_per_file=seconds_per_file,
+        given={"seconds_per_file": seconds, "bytes_per_worker": memory},
+        restart=restart,
     )
 
 
@@ -85,7 +86,7 @@ def test_accounts_come_back_as_they_went(path):
         frames=1,
         reason=Reason.UNFAMILIAR,
         detail="a line",
-        header=Header(*(["text"] * 13), patient_tag=7),
+        header=Header(*(["text"] * 13), patient_tag=7, study_tag=8, accession_withheld=True),
         format="dicom",
         decoder="imagecodecs",
         voi_source="lut",
@@ -159,40 +160,83 @@ def test_members_of_one_name_are_told_apart(path):
         assert len(list(state.tasks(members))) == 2
 
 
-def test_unreadable_files_are_tried_again_and_slow_ones_with_more_time(path):
-    files = [entry("a"), entry("b"), entry("c")]
-    reasons = [Reason.UNREADABLE, Reason.DECODER_TIMEOUT, Reason.CORRUPT]
+def test_what_may_have_been_mended_is_tried_again(path):
+    reasons = {
+        "a": Reason.UNREADABLE,
+        "b": Reason.DECODER_TIMEOUT,
+        "c": Reason.CORRUPT,
+        "d": Reason.DECODER_CRASHED,
+        "e": Reason.TOO_LARGE,
+    }
+    files = [entry(name) for name in reasons]
 
-    def run(seconds):
+    def run(seconds=60, memory=1000):
         with State(path) as state:
-            begin(state, seconds_per_file=seconds)
+            begin(state, seconds=seconds, memory=memory)
             state.register(files)
             tasks = list(state.tasks(files))
             for task in tasks:
-                reason = reasons[task.number - 1]
-                state.record(task.number, [Record(Account(reason=reason))])
+                account = Account(reason=reasons[task.entry.name])
+                state.record(task.number, [Record(account)])
             state.commit()
-            return [task.entry.name for task in tasks]
+            return "".join(task.entry.name for task in tasks)
 
-    assert run(60) == ["a", "b", "c"]
-    assert run(60) == ["a"]
-    assert run(30) == ["a"]
-    assert run(61) == ["a", "b"]
+    assert run() == "abcde"
+    assert run() == "a"
+    assert run(seconds=30, memory=500) == "a"
+    assert run(seconds=61) == "ab"
+    assert run(memory=1001) == "ade"
+    assert run(seconds=61, memory=1001) == "a"
 
 
-def test_siblings_are_dicom_files_of_the_same_name(path):
-    names = ["x/IM1.dcm", "x/IM1.jpg", "y/IM1.dcm", "x/IM2.dcm", "x/IM1.dcm.png"]
-    files = [entry(name) for name in names]
+def test_a_folder_that_cannot_be_looked_into_for_once_costs_no_work(path):
+    whole = [entry("a/IM1"), entry("b/IM1")]
+    blocked = dataclasses.replace(entry("b"), obstacle=Reason.UNREADABLE)
+    with State(path) as state:
+        begin(state)
+        state.register(whole)
+        record(state, whole)
+        state.register([whole[0], blocked])
+        assert [task.entry.name for task in state.tasks([whole[0], blocked])] == ["b"]
+        record(state, [whole[0], blocked])
+        assert (state.done(), state.accounts()) == (2, 2)
+        assert len(list(state.images(of_study=True))) == 2
+        state.register(whole)
+        assert list(state.tasks(whole)) == []
+        state.register([whole[0]])  # and now it is gone indeed
+        state.register(whole)
+        assert [task.entry.name for task in state.tasks(whole)] == ["b/IM1"]
+
+
+def test_no_key_is_given_twice(path):
+    files = [entry("a"), entry("b")]
     with State(path) as state:
         begin(state)
         state.register(files)
-        records = {}
-        for number, name in enumerate(names, start=1):
-            header = Header(sop_instance_uid=name) if name.endswith("dcm") else None
-            records[number] = Record(Account(header=header), "study", bytes([number]) * 256)
-            state.record(number, [records[number]])
-        assert list(state.siblings(2)) == list(state.siblings(5)) == [records[1]]
-        assert list(state.siblings(1)) == []
+        state.register(files[:1])
+        state.register(files)
+        assert [task.number for task in state.tasks(files)] == [1, 3]
+
+
+def test_uids_are_reused_by_other_studies_or_patients(path):
+    files = [entry(name) for name in "abcdefg"]
+    given = [
+        ("uid:1", "1.1", 1),
+        ("uid:2", "1.1", 1),
+        ("uid:1", "1.2", 1),
+        ("uid:1", "1.2", 2),
+        ("uid:1", "1.3", 1),
+        ("uid:1", "1.3", None),
+        ("uid:1", "1.3", 1),
+    ]
+    with State(path) as state:
+        begin(state)
+        state.register(files)
+        for number, (study, uid, patient) in enumerate(given, start=1):
+            header = Header(sop_instance_uid=uid, patient_tag=patient)
+            state.record(number, [Record(Account(header=header), study, THUMBNAIL, b"1")])
+        state.find_reused_uids()
+        assert [state.is_reused(f"1.{n}") for n in (1, 2, 3)] == [True, True, False]
 
 
 def test_it_is_for_the_user_alone_and_tells_no_path(finished):
@@ -207,8 +251,8 @@ def test_it_is_for_the_user_alone_and_tells_no_path(finished):
     ("claim", "said"),
     [
         (CLAIM | {"model_id": "two"}, "model_id: one, now two"),
-        (CLAIM | {"policy": {"max_frames": 5}}, "policy"),
-        ({"model_id": "one"}, "policy"),
+        (CLAIM | {"policy": {"max_frames": 5}}, r"\(policy.max_frames: 4, now 5\)"),
+        ({"model_id": "one"}, "policy.max_frames: 4, now null"),
         (CLAIM | {"export": "elsewhere"}, "another export"),
     ],
 )
@@ -256,12 +300,52 @@ def test_a_state_of_next_year_is_refused(finished, path):
 def test_a_restart_keeps_the_old_state_aside(finished, path):
     shutil.copy(finished, path)
     path.with_name("worklist.state-journal").write_bytes(b"of the old one")
-    set_aside(path)
+    set_aside(path, CLAIM)
     assert sorted(file.name for file in path.parent.iterdir()) == ["worklist.state.old"]
-    set_aside(path)  # nothing there: nothing to do
+    set_aside(path, CLAIM)  # nothing there: nothing to do
     with State(path) as state:
         begin(state, {"model_id": "two"})
         assert state.done() == 0
+
+
+def test_a_restart_that_was_interrupted_goes_on(path):
+    files = [entry("a"), entry("b")]
+
+    def run(claim=CLAIM):
+        """Begin a restart; tell how much was there."""
+        set_aside(path, claim)
+        with State(path) as state:
+            begin(state, claim, restart=True)
+            state.register(files)
+            known = state.done()
+            task = next(state.tasks(files), None)
+            if task is not None:
+                state.record(task.number, [Record(Account())])
+            state.commit()
+            return known
+
+    assert [run(), run(), run()] == [0, 1, 2]
+    assert run({"model_id": "two"}) == 0
+    assert run({"model_id": "two"}) == 1
+    with State(path) as state:
+        begin(state, {"model_id": "two"})
+        state.finish()
+    assert run({"model_id": "two"}) == 0
+
+
+def test_a_restart_leaves_a_run_that_goes_on_alone(path):
+    with State(path) as state:
+        begin(state)
+        with pytest.raises(UsageError, match="in use"):
+            set_aside(path, {"model_id": "two"})
+    assert path.exists()
+
+
+@pytest.mark.parametrize("data", [b"my notes, " * 1000, b""])
+def test_a_restart_puts_any_damage_aside(path, data):
+    path.write_bytes(data)
+    set_aside(path, CLAIM)
+    assert path.with_name("worklist.state.old").read_bytes() == data
 
 
 def check_told_or_harmless(finished, data, damaged):

@@ -1,7 +1,8 @@
 """Which image counts towards which study, and in which order the studies stand."""
 
 import io
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -12,9 +13,17 @@ from PIL import Image as PillowImage
 from pydicom.uid import HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless
 
 from fracjax.image import Header, Reason
+from fracjax_jobs import studies
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.state import Image
-from fracjax_jobs.studies import Band, GroupBy, Study, resolve, split_patients
+from fracjax_jobs.studies import (
+    Band,
+    GroupBy,
+    Study,
+    resolve,
+    same_picture,
+    split_patients,
+)
 from fracjax_jobs.worklist import Presentation
 from image.dicom_files import LOSSLESS, dicom_bytes
 
@@ -40,7 +49,7 @@ def worked(tmp_path_factory, scorer, reading_here):
     put(root, "1/copy of IM1", dicom(1, "1.2.1"))
     put(root, "partly/good", dicom(6, "1.2.3"))
     put(root, "partly/short", dicom(7, "1.2.3")[:-1000])
-    put(root, "partly/flat", dicom(8, "1.2.3", PixelData=b"\0" * 48 * 40 * 2))
+    put(root, "partly/flat", dicom(8, "1.2.3", PixelData=b"\0" * 80 * 64 * 2))
     put(root, "broken/9", dicom(9, "1.2.9")[:-1000])
     put(root, "broken/4", dicom(10, "1.2.4", Rows=None))
     put(root, "plain/a.png", plain(11))
@@ -226,23 +235,23 @@ def test_each_reason_is_a_failure_unless_nothing_was_lost(tmp_path, scorer, read
 
 
 HOUR = timedelta(hours=1)
-NOW = datetime(2026, 1, 2, 12)
 
 
-def image(number, reason=None, likelihood=0.5, uid=None, picture=0, position=None, **facts):
-    """An image as the state holds it: picture ``n`` is grey of level ``n``."""
+def image(number, reason=None, likelihood=0.5, uid=None, picture=None, position=None, **facts):
+    """An image as the state holds it: picture ``n`` is grey of level ``n``, and else its own."""
     header = Header(sop_instance_uid=uid, **facts) if uid or facts else None
     account = Account(
         reason=reason, header=header, likelihood=None if reason else likelihood, detail="a line"
     )
     is_read = reason in (None, Reason.UNFAMILIAR)
-    thumbnail = bytes([picture] * 256) if is_read else None
-    record = Record(account, "study", thumbnail, bytes([picture]) if is_read else None)
+    thumbnail = bytes([picture or 0] * 256) if is_read else None
+    digest = f"own {number}" if picture is None else f"{picture}"
+    record = Record(account, "study", thumbnail, digest.encode() if is_read else None)
     return Image(number, position or number, 1_700_000_000, record)
 
 
 def study(*images):
-    resolved = resolve(images, is_preview=lambda _: False, is_reused=lambda _: False)
+    resolved = resolve(images, preview=lambda _: None, is_reused=lambda _: False)
     return Study(tuple(outcome for outcome in resolved if outcome.concerns_study))
 
 
@@ -276,11 +285,11 @@ def test_each_picture_of_an_instance_counts_once(given_images):
     images = [
         image(n, uid=uid, picture=picture * 20) for n, (uid, picture) in enumerate(given_images)
     ]
-    outcomes = resolve(images, is_preview=lambda _: False, is_reused=lambda _: False)
+    outcomes = resolve(images, preview=lambda _: None, is_reused=lambda _: False)
     counted = [outcome for outcome in outcomes if outcome.reason is None]
     with_uid = {(uid, picture) for uid, picture in given_images if uid}
-    without = sum(uid is None for uid, _ in given_images)
-    assert len(counted) == len(with_uid) + without
+    without_uid = {picture for uid, picture in given_images if not uid}
+    assert len(counted) == len(with_uid) + len(without_uid)
     for outcome in counted:
         header = outcome.account.header
         twins = {picture for uid, picture in with_uid if header and uid == header.sop_instance_uid}
@@ -289,19 +298,19 @@ def test_each_picture_of_an_instance_counts_once(given_images):
 
 def test_a_lossy_copy_is_a_copy_and_says_that_it_differs():
     original, lossy = image(1, uid="1.1", picture=100), image(2, uid="1.1", picture=103)
-    first, second = resolve([original, lossy], is_preview=bool, is_reused=lambda _: False)
+    first, second = resolve([original, lossy], preview=lambda _: None, is_reused=lambda _: False)
     assert (first.reason, first.notes) == (None, ())
     assert (second.reason, second.notes) == (Reason.DUPLICATE, ("copy_differs",))
 
 
 def test_a_broken_copy_of_an_image_that_was_read_is_no_loss():
     broken, whole = image(1, Reason.TRUNCATED, uid="1.1"), image(2, uid="1.1")
-    first, second = resolve([broken, whole], is_preview=bool, is_reused=lambda _: False)
+    first, second = resolve([broken, whole], preview=lambda _: None, is_reused=lambda _: False)
     assert (first.is_lost, first.notes, first.reason) == (False, ("copy_read",), Reason.TRUNCATED)
     made = study(broken, whole)
     assert (len(made.scored), made.set_aside) == (1, [])
     assert second.notes == ()
-    (alone,) = resolve([broken], is_preview=bool, is_reused=lambda _: False)
+    (alone,) = resolve([broken], preview=lambda _: None, is_reused=lambda _: False)
     assert alone.is_lost
 
 
@@ -310,8 +319,42 @@ def test_copies_that_are_set_aside_alike_are_one_image(reason):
     copies = [image(number, reason, uid="1.1") for number in (1, 2, 3)]
     other = image(4, reason, uid="1.2")
     assert len(study(*copies, other).images) == 2
-    outcomes = resolve(copies, is_preview=bool, is_reused=lambda _: False)
-    assert [outcome.is_lost for outcome in outcomes] == [reason.is_failure] * 3
+    outcomes = resolve(copies, preview=lambda _: None, is_reused=lambda _: False)
+    assert [outcome.is_lost for outcome in outcomes] == [reason.is_failure, False, False]
+    assert [outcome.notes for outcome in outcomes] == [(), ("copy_unread",), ("copy_unread",)]
+
+
+def test_what_the_model_must_not_judge_is_not_called_unread_beside_its_copy():
+    aside, scored = image(1, Reason.OUT_OF_SCOPE, uid="1.1"), image(2, uid="1.1")
+    first, _ = resolve([aside, scored], preview=lambda _: None, is_reused=lambda _: False)
+    assert (first.notes, first.concerns_study) == ((), True)
+
+
+def test_a_device_with_one_uid_for_all_costs_no_square_of_time():
+    rng = np.random.default_rng(0)
+    images = [
+        replace(
+            image(n, uid="1.1"),
+            record=Record(
+                Account(header=Header(sop_instance_uid="1.1"), likelihood=0.5),
+                "study",
+                rng.bytes(256),
+                f"{n}".encode(),
+            ),
+        )
+        for n in range(300)
+    ]
+    compared = []
+
+    def counted(record, other):
+        compared.append(record)
+        return same_picture(record, other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "same_picture", counted)
+        outcomes = resolve(images, preview=lambda _: None, is_reused=lambda _: False)
+    assert all(outcome.notes == ("uid_reused",) for outcome in outcomes)
+    assert len(compared) <= studies.MOST_PICTURES * len(images)
 
 
 def test_two_patients_under_one_study_uid_are_two_studies():
@@ -324,14 +367,11 @@ def test_two_patients_under_one_study_uid_are_two_studies():
 
 def test_a_study_waits_since_it_was_acquired():
     plain_image = study(image(1))
-    assert plain_image.waiting_since == datetime.fromtimestamp(1_700_000_000)
+    assert plain_image.waiting_since(UTC) == datetime(2023, 11, 14, 22, 13, 20)
+    assert plain_image.waiting_since(timezone(-HOUR)) == datetime(2023, 11, 14, 21, 13, 20)
     times = {"study_datetime": "2026-01-02T09:00", "acquisition_datetime": "2026-01-02T10:30:00.5"}
     waiting = study(image(1, **times), image(2, study_datetime="2026-01-02T11"))
-    assert waiting.waiting_since == datetime(2026, 1, 2, 10, 30, 0, 500_000)
-    assert waiting.is_overdue(NOW, HOUR)
-    assert not waiting.is_overdue(NOW, 2 * HOUR)
-    assert not waiting.is_overdue(NOW, None)
-    assert not study(image(1, study_datetime="2026-01-03")).is_overdue(NOW, HOUR)
+    assert waiting.waiting_since(UTC) == datetime(2026, 1, 2, 10, 30, 0, 500_000)
 
 
 def test_what_has_waited_too_long_is_read_first(tmp_path, scorer, reading_here):

@@ -441,7 +441,7 @@ def test_the_document_has_each_note():
     for note in set(documented("Notes")) - {"note"}:
         assert f'"{note}"' in sources
     given = re.findall(r'(?:notes|file_format)[^"\n]{0,16}[({]"(\w+)"', sources)
-    given += re.findall(r'\.notes, "(\w+)"\)', sources)
+    given += re.findall(r'notes, "(\w+)"\)', sources)
     assert len(set(given)) >= 8
     assert set(given) <= set(documented("Notes"))
 
