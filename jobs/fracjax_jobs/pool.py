@@ -12,8 +12,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from pathlib import Path
@@ -189,9 +189,9 @@ class _Crew:
         queue = self._suspects or self._waiting
         room = 1 - busy if self._suspects else self._limits.processes - busy
         free = [worker for worker in self._workers if worker.is_free]
-        for worker, task in zip(free, list(queue)[: max(0, room)], strict=False):
-            queue.popleft()
-            worker.give(task, self._limits.seconds_per_file)
+        for worker in free[: max(0, room)]:
+            if queue and worker.give(queue[0], self._limits.seconds_per_file):
+                queue.popleft()
         starting = sum(1 for worker in self._workers if not worker.is_ready)
         if starting < len(queue) and len(self._workers) < self._limits.processes:
             self._start()
@@ -262,6 +262,7 @@ class _Worker:
         context = SpawnContext()  # a fork would copy JAX's threads half-way
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
+        resource_tracker.ensure_running()  # when it starts, it unblocks signals
         # A Ctrl-C goes to the whole terminal. The process inherits that it is none of its business.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -276,14 +277,17 @@ class _Worker:
     @property
     def is_free(self) -> bool:
         """Whether it may be given a task."""
-        return self.is_ready and self.task is None
+        return self.is_ready and self.task is None and self._process.is_alive()
 
-    def give(self, task: _Task, seconds: float) -> None:
-        """Give it a task."""
+    def give(self, task: _Task, seconds: float) -> bool:
+        """Give it a task; tell whether it took it. If not it has died, as its pipe will tell."""
+        try:
+            self.pipe.send(task.entry)
+        except OSError:
+            return False
         self.task = task
         self.deadline = time.monotonic() + seconds
-        with suppress(OSError):  # it has died, as its pipe will tell
-            self.pipe.send(task.entry)
+        return True
 
     def finish(self, outcomes: Outcomes) -> None:
         """Take what it found."""

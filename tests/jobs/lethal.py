@@ -70,6 +70,14 @@ class Hang(os.PathLike):
             pass
 
 
+class Slow(os.PathLike):
+    """Takes a second."""
+
+    def __fspath__(self):
+        time.sleep(1)
+        return "/nowhere"
+
+
 class Hog(os.PathLike):
     """Asks for much more memory than any picture needs, and uses it."""
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -71,6 +72,24 @@ def test_it_costs_one_file_and_results_keep_their_order(export, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@on_linux
+@pytest.mark.parametrize(
+    ("longest_absence", "reason"), [(1.0, "unreadable"), (99.0, "decoder_timeout")]
+)
+def test_a_job_that_was_stopped_meanwhile_costs_no_file(monkeypatch, longest_absence, reason):
+    """As by Ctrl-Z, or in a machine that was frozen: processes and parent alike."""
+    monkeypatch.setattr(pool, "LONGEST_ABSENCE", longest_absence)
+    files = [lethal.entry("/nowhere", "first"), lethal.entry(lethal.Slow(), "slow")]
+    results = lethal.read(*files, seconds_per_file=2.0)
+    next(results)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    time.sleep(3)
+    threading.Timer(0.3, os.kill, (worker.pid, signal.SIGCONT)).start()
+    ((_, (rejected,)),) = results
+    assert rejected.reason == reason
+
+
 def test_a_file_whose_process_dies_is_read_once_more_alone(export):
     path = lethal.CrashOnce(export[0].path)
     results = list(lethal.read(*export[:5], lethal.entry(path), *export[5:], workers=2))
@@ -85,6 +104,7 @@ def test_workers_that_are_killed_from_outside_cost_no_file(export):
         if number in (50, 150):
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, signal.SIGKILL)
+                worker.join()  # so that the next file may be given to a dead one
     assert found == [SCORED] * len(export) * 10
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fracjax import interrupt
 from fracjax.errors import UsageError
+from fracjax_jobs import previews
 from fracjax_jobs import score_dir as job
 from fracjax_jobs.identifiers import Identifiers
 from fracjax_jobs.worklist import Paths, Presentation
@@ -237,9 +238,10 @@ def many(tmp_path_factory):
     return root
 
 
-def start(export, out, bundle):
+def start(export, out, bundle, **options):
     arguments = (export, "--out", out, "--bundle", bundle, "--workers", 2, "--batch-size", 4)
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command(*arguments), **pipes, **options)
 
 
 def test_killed_again_and_again_it_ends_as_if_never_killed(
@@ -275,6 +277,36 @@ def test_killed_again_and_again_it_ends_as_if_never_killed(
     assert content(run) == content(whole)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6, 1.2])
+def test_a_ctrl_c_reaches_the_whole_terminal_and_is_one_line(many, tiny_bundle, tmp_path, seconds):
+    out = tmp_path / "out/w.parquet"
+    out.parent.mkdir()
+    process = start(many, out, tiny_bundle, process_group=0)
+    wait_for_state(process, Paths(out).state)
+    time.sleep(seconds)  # while processes start, or at work
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert (said, errors) == (b"", b"fracjax: stopped; the same command goes on from here\n")
+
+
+def test_a_signal_while_the_tables_are_written_leaves_those_of_before(
+    export, scorer, reading_here, tmp_path, monkeypatch
+):
+    out = tmp_path / "w.parquet"
+
+    def find(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(state)
+
+    original = previews.find
+    monkeypatch.setattr(previews, "find", find)
+    with reading_here(), stoppable(), pytest.raises(SystemExit) as stop:
+        job.score_dir(export, out, scorer)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["w.state"]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_good_order(many, tiny_bundle, tmp_path, stop):
     out = tmp_path / "out/w.parquet"
@@ -299,6 +331,28 @@ def test_two_runs_do_not_share_a_state(many, tiny_bundle, tmp_path):
     assert second.returncode == 2
     assert errors.startswith(b"fracjax: ")
     assert b"in use by another run" in errors
+
+
+def test_an_interrupted_restart_goes_on(export, whole, scorer, reading_here, tmp_path):
+    out = tmp_path / "w.parquet"
+    counting = CountingScorer(scorer)
+    options = job.Options(restart=True)
+
+    def report(progress):
+        if progress.done == 20:
+            raise Night
+
+    with reading_here():
+        score(export, out, scorer)
+        with pytest.raises(Night):
+            job.score_dir(export, out, counting, options, report=report)
+        first = counting.scored
+        job.score_dir(export, out, counting, options)
+        assert content(read_run(out)) == content(whole)
+        second = counting.scored
+        assert 0 < first < second
+        job.score_dir(export, out, counting, options)  # it had come to its end: all again
+    assert counting.scored > 2 * second - first - 4
 
 
 # Where it cannot write
@@ -332,6 +386,24 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert done.stderr.count(b"\n") == 1
     assert not out.exists()
     with reading_here():
+        assert content(score(export, out, scorer)) == content(whole)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes whatever the permissions")
+def test_a_folder_that_is_made_read_only_midway_is_one_line(
+    export, whole, scorer, reading_here, tmp_path
+):
+    out = tmp_path / "out/w.parquet"
+    out.parent.mkdir()
+
+    def report(progress):
+        if progress.done == 5:
+            out.parent.chmod(0o500)
+
+    with reading_here():
+        with pytest.raises(UsageError, match=r"w\.\w+.* cannot be"):
+            job.score_dir(export, out, scorer, report=report)
+        out.parent.chmod(0o700)
         assert content(score(export, out, scorer)) == content(whole)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import stat
+import unicodedata
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +57,14 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["t.parquet"]
 
 
+def test_an_older_file_that_others_may_read_is_made_private(tmp_path):
+    path = tmp_path / "t.parquet"
+    write(path, [ROW])
+    path.chmod(0o644)
+    write(path, [ROW])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_no_link_is_followed_on_writing(tmp_path):
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
@@ -65,7 +74,9 @@ def test_no_link_is_followed_on_writing(tmp_path):
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=8)
-starts = st.sampled_from(["", "=", "+", "-", "@", "\t", " =", "'"])
+starts = st.sampled_from(
+    ["", "=", "+", "-", "@", "\t", " =", "'", "\uff1d", "\u2212", "A;=", 'A";@']
+)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,14 +92,16 @@ def test_no_cell_of_text_begins_like_a_formula(tmp_path, start, rest, items):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with path.open(encoding="utf-8-sig", newline="") as file:
         (read,) = csv.DictReader(file)
-    for cell in read.values():
-        assert cell.lstrip()[:1] not in {"=", "+", "-", "@"}
+    # A spreadsheet whose decimal point is a comma takes a semicolon for the end of a cell.
+    for cell in (part for value in read.values() for part in value.split(";")):
+        begins = unicodedata.normalize("NFKC", cell).lstrip(' "')[:1]
+        assert begins not in {"=", "+", "-", "@", "\N{MINUS SIGN}"}
         assert cell[:1] not in {"\t", "\r", "\n"}
-    assert read["accession_number"] in (start + rest, f"'{start}{rest}")
+    assert read["accession_number"].replace("'", "") == f"{start}{rest}".replace("'", "")
     assert (read["likelihood"], read["rank"], read["study_key"]) == ("0.25", "3", "")
 
 
-@pytest.mark.parametrize("value", ["A77", "123", "1.2.3", "", "a=b", "x-1"])
+@pytest.mark.parametrize("value", ["A77", "123", "1.2.3", "", "a=b", "x-1", "a;b"])
 def test_other_text_stays_as_it_is(tmp_path, value):
     with CsvWriter(tmp_path / "w.csv") as table:
         table.append(dict.fromkeys(WORKLIST.names) | {"accession_number": value})

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from exports import (
     plain,
     put,
     read_run,
+    score,
     table_paths,
 )
 from PIL import Image, PngImagePlugin
@@ -37,8 +39,10 @@ from fracjax.bundle import load
 from fracjax.image import ReadPolicy, Reason
 from fracjax.notice import NOTICE
 from fracjax_jobs import tables
+from fracjax_jobs.identifiers import Identifiers
+from fracjax_jobs.state import State
 from fracjax_jobs.studies import Band
-from fracjax_jobs.worklist import Paths
+from fracjax_jobs.worklist import Paths, Presentation
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = REPOSITORY / "docs/worklist.md"
@@ -278,6 +282,168 @@ finally:
     assert done.stdout.decode().splitlines()[-1] == "imported: []"
 
 
+def test_a_dry_run_counts_by_content_and_writes_nothing(tmp_path, run_command):
+    put(tmp_path, "export/IM1", dicom(1))
+    put(tmp_path, "export/IM2.jpg", plain(2))
+    put(tmp_path, "export/README.TXT", b"text")
+    put(tmp_path, "export/x.zip", archive(("IM3", dicom(3)), ("IM4", b"")))
+    arguments = (tmp_path / "export", "--out", tmp_path / "w.parquet", "--dry-run", "--log-json")
+    code, said, errors = run_command(*arguments)
+    kinds = {"dicom": 2, "plain_image": 1, "not_an_image": 1, "empty": 1}
+    assert not code
+    assert "files found             5\n" in said
+    assert dict(re.findall(r"^  (\w+) +(\d+)$", said, re.MULTILINE)) == {
+        kind: str(number) for kind, number in kinds.items()
+    }
+    counted = json.loads(errors)
+    assert (counted["event"], counted["files_found"], counted["kinds"]) == ("count", 5, kinds)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_paths_are_shown_on_a_terminal_escaped(tmp_path, tiny_bundle):
+    put(tmp_path, "export/PAT\x1b[2J\n1/IM1", dicom(1))
+    out = tmp_path / "w.parquet"
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--show-paths")
+    ours, theirs = pty.openpty()
+    done = subprocess.run(command(*arguments), stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # the end of a terminal that nobody writes to any more
+        while part := os.read(ours, 65_536):
+            said += part
+    os.close(ours)
+    assert done.returncode == 0, done.stderr
+    assert rb"PAT\x1b[2J\n1/IM1" in said
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_nobody_who_reads_along_costs_no_worklist(tmp_path, tiny_bundle, stream):
+    put(tmp_path, "export/IM1", dicom(1))
+    out = tmp_path / "w.parquet"
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--log-json")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command(*arguments), **streams | {stream: full}, check=False)
+    assert done.returncode == 0
+    assert len(read_run(out).worklist) == 1
+
+
+def test_an_older_spreadsheet_is_not_left_beside_a_new_worklist(tmp_path, tiny_bundle, run_command):
+    put(tmp_path, "export/IM1", dicom(1))
+    out = tmp_path / "w.parquet"
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 1)
+    assert run_command(*arguments, "--csv")[0] == 0
+    put(tmp_path, "export/IM2", dicom(2))
+    code, said, errors = run_command(*arguments)
+    assert (code, said, errors.count("\n")) == (2, "", 1)
+    assert "w.csv" in errors
+    assert "--csv" in errors
+    assert len(read_run(out).worklist) == 1
+    (tmp_path / ".w.csv.partial").write_bytes(b"of a run that was killed")
+    Paths(out).csv.unlink()
+    code, said, _ = run_command(*arguments)
+    assert code == 0
+    assert "Nothing has changed" not in said
+    assert not (tmp_path / ".w.csv.partial").exists()
+    assert "Nothing has changed" in run_command(*arguments)[1]
+
+
+# What holds of any run
+
+
+def test_accounts_that_do_not_add_up_fail_the_job(tmp_path, scorer, reading_here, monkeypatch):
+    put(tmp_path, "export/IM1", dicom(1))
+    original = State.accounts
+    monkeypatch.setattr(State, "accounts", lambda state: original(state) + 1)
+    with reading_here(), pytest.raises(RuntimeError, match="no worklist is written"):
+        score(tmp_path / "export", tmp_path / "w.parquet", scorer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "w.state"]
+
+
+def test_a_file_without_an_account_fails_the_job(tmp_path, scorer, reading_here, monkeypatch):
+    for number in range(3):
+        put(tmp_path, f"export/IM{number}", dicom(number))
+    original = State.record
+    monkeypatch.setattr(
+        State,
+        "record",
+        lambda state, number, records: None if number == 2 else original(state, number, records),
+    )
+    with reading_here(), pytest.raises(ValueError, match="shorter"):
+        score(tmp_path / "export", tmp_path / "w.parquet", scorer)
+    assert not (tmp_path / "w.parquet").exists()
+
+
+def test_no_footer_or_key_depends_on_a_name(tmp_path, scorer, reading_here):
+    """From an unkeyed digest of a path or name, either could be guessed."""
+    runs = []
+    for name in ("DOE^JOHN 19700131", "ROE^JANE 19710203"):
+        put(tmp_path, f"{name}/{name}/IM1", dicom(1))
+        put(tmp_path, f"{name}/{name}/IM2", b"a text")
+        with reading_here():
+            runs.append(score(tmp_path / name, tmp_path / f"{name}.parquet", scorer))
+    first, second = ({**run.metadata, "reference_time": ""} for run in runs)
+    assert first == second
+    assert [row["file_key"] for row in runs[0].files] == [row["file_key"] for row in runs[1].files]
+
+
+def test_hashed_tables_have_hashed_keys_in_another_order(tmp_path, scorer, reading_here):
+    for number in range(12):
+        put(tmp_path, f"export/IM{number:02d}", plain(number))
+    hashed = Presentation(identifiers=Identifiers(b"k" * 32))
+    with reading_here():
+        kept = score(tmp_path / "export", tmp_path / "kept.parquet", scorer)
+        run = score(tmp_path / "export", tmp_path / "w.parquet", scorer, presentation=hashed)
+    check_conserved(run)
+    shown = repr([run.worklist, run.files])
+    assert not any(row["file_key"] in shown for row in kept.files)
+    paths = [run.paths[row["file_key"]] for row in run.files]
+    assert sorted(paths) == [f"IM{number:02d}" for number in range(12)] != paths
+    assert paths == [path for _, path in sorted((key, path) for key, path in run.paths.items())]
+    for mine, other in zip(run.worklist, kept.worklist, strict=True):
+        assert mine["likelihood"] == other["likelihood"]
+
+
+def test_the_parts_of_a_shared_study_uid_keep_their_keys(tmp_path, scorer, reading_here):
+    put(tmp_path, "export/b", dicom(1, "1.2.3", PatientID="A"))
+    put(tmp_path, "export/c", dicom(2, "1.2.3", PatientID="B"))
+    out = tmp_path / "w.parquet"
+
+    def keys():
+        with reading_here():
+            run = score(tmp_path / "export", out, scorer)
+        check_conserved(run)
+        return {run.paths[row["top_file_key"]]: row["study_key"] for row in run.worklist}
+
+    before = keys()
+    assert len(set(before.values())) == 2
+    put(tmp_path, "export/a", dicom(3, "1.2.3", PatientID="C"))
+    after = keys()
+    assert {path: after[path] for path in before} == before
+    assert len(set(after.values())) == 3
+
+
+def test_images_of_a_malformed_study_uid_are_one_study(tmp_path, scorer, reading_here):
+    with disable_value_validation():
+        for number in range(2):
+            put(tmp_path, f"export/{number}", dicom(number, "{GUID-1}", PatientID="A"))
+        put(tmp_path, "export/2", dicom(2, "{GUID-2}", PatientID="A"))
+    with reading_here():
+        run = score(tmp_path / "export", tmp_path / "w.parquet", scorer)
+    assert sorted(row["images_scored"] for row in run.worklist) == [1, 2]
+    assert not any(row["study_instance_uid"] for row in run.worklist)
+
+
+def test_an_accession_number_that_is_withheld_is_told(tmp_path, scorer, reading_here):
+    put(tmp_path, "export/1", dicom(1, "1.2.1", PatientID="4711815", AccessionNumber="A4711815"))
+    put(tmp_path, "export/2", dicom(2, "1.2.2", PatientID="4711815", AccessionNumber="A77"))
+    with reading_here():
+        run = score(tmp_path / "export", tmp_path / "w.parquet", scorer)
+    first, second = run.study("1.2.1"), run.study("1.2.2")
+    assert (first["accession_number"], first["notes"]) == (None, ["accession_withheld"])
+    assert (second["accession_number"], second["notes"]) == ("A77", [])
+
+
 def test_exit_code_3_where_nothing_is_scored(tmp_path, tiny_bundle, run_command):
     put(tmp_path, "export/README.TXT", b"text")
     put(tmp_path, "export/IM1", dicom(1, "1.2.3")[:-1000])
@@ -292,6 +458,8 @@ def test_exit_code_3_where_nothing_is_scored(tmp_path, tiny_bundle, run_command)
 
 
 BAD_INPUTS = {
+    "an empty out": "{tmp}/export --out=",
+    "out named as another table": "{tmp}/export --out {tmp}/w.files.parquet",
     "a missing directory": "{tmp}/missing --out {out}",
     "a file as directory": "{tmp}/export/IM1 --out {out}",
     "a name too long": "{tmp}/" + "d" * 300 + " --out {out}",
