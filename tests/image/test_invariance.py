@@ -176,6 +176,17 @@ def check_bound(scorer, syntax, sound, lossy):
 
 
 @pytest.mark.skipif(not SHARED, reason="FRACJAX_SHARED names no folder of real files")
+@pytest.mark.parametrize("name", ["ts/RG2_UNC", "ts/RG3_UNC", "radiograph/hand_KODAK_J2KR.dcm"])
+def test_real_radiographs_in_all_depths(scorer, name):
+    """Rounding takes something away; docs/worklist.md says how much of the likelihood."""
+    seen = read_dicom((Path(SHARED) / "dicom" / name).read_bytes()).display
+    deep, *others = likelihoods(scorer, [stored_as(seen, bits=bits) for bits in (16, 12, 10, 8)])
+    moved = np.abs(np.subtract(others, deep))
+    assert moved[:2].max() < SAME_LIKELIHOOD
+    assert moved[2] < 3 * SAME_LIKELIHOOD
+
+
+@pytest.mark.skipif(not SHARED, reason="FRACJAX_SHARED names no folder of real files")
 @pytest.mark.parametrize("name", ["RG2", "RG3"])
 def test_real_radiographs_in_all_their_syntaxes(scorer, name):
     folder = Path(SHARED) / "dicom/ts"
