@@ -4,8 +4,9 @@
 
 The first argument is a folder of JPEG radiographs as they were shown; each of the others is an
 uncompressed DICOM radiograph, which is compressed, damaged and decoded again. Prints, for the
-folder, the least contrast and the most that is all black or white, over the exposed region and
-over all, and the files that count as damaged; for each syntax, what became of the damaged copies.
+folder, the least contrast, the most that is all black or white, over the exposed region and over
+all, the most that has one grey level, and the files that count as damaged; for each syntax, what
+became of the damaged copies.
 """
 
 from collections import Counter
@@ -51,12 +52,13 @@ def measure_sound(folder: Path) -> None:
         clipped = [
             np.mean((part < half_a_level) | (part > 1 - half_a_level)) for part in (sample, levels)
         ]
-        rows.append((high - low, *clipped))
-    contrast, exposed, everywhere = np.transpose(rows)
+        commonest = np.bincount(np.rint(sample * 255).astype(np.uint8)).max() / sample.size
+        rows.append((high - low, *clipped, commonest))
+    contrast, exposed, everywhere, commonest = np.transpose(rows)
     typer.echo(
         f"{len(rows)} radiographs: contrast at least {contrast.min():.3f}; clipped at most "
-        f"{exposed.max():.3f} of the exposed region and {everywhere.max():.3f} of all; "
-        f"{len(alarms)} rejected"
+        f"{exposed.max():.3f} of the exposed region and {everywhere.max():.3f} of all; one level "
+        f"at most {commonest.max():.3f} of the exposed region; {len(alarms)} rejected"
     )
     typer.echo("\n".join(alarms))
 

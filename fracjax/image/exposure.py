@@ -27,9 +27,13 @@ LEAST_CONTRAST = 0.1
 FracAtlas fills less than 0.33 (benchmarks/reading.py)."""
 
 MOST_CLIPPED = 0.75
-"""Part of the exposed region that may be shown all black or all white, or as any one grey level.
-Of those radiographs none has more than 0.20 in black and white; but where air is noisy, it is left
-to the window to make it black, and of their whole area up to 0.66 is (benchmarks/reading.py)."""
+"""Part of the exposed region that may be shown all black or all white. Of those radiographs none
+has more than 0.20; but where air is noisy, it is left to the window to make it black, and of
+their whole area up to 0.66 is (benchmarks/reading.py)."""
+
+MOST_OF_ONE_LEVEL = 0.9
+"""Part of the exposed region that may be shown as one grey level. Of those radiographs, one has
+0.78 of air that is nearly black (benchmarks/reading.py)."""
 
 _SAMPLE_SIDE = 1024  # pixels: statistics are taken of every n-th pixel of a larger picture
 _ROUNDS = 16  # of peeling, so that no picture takes for ever
@@ -99,8 +103,11 @@ def is_usable(shown: NDArray[np.float32]) -> bool:
         return False
     low, high = np.percentile(shown, (LOWEST, HIGHEST))
     parts = np.bincount(np.rint(shown * 255).astype(np.uint8), minlength=256) / shown.size
-    alike = max(parts[0] + parts[255], *parts)
-    return bool(high - low >= LEAST_CONTRAST and alike <= MOST_CLIPPED)
+    return bool(
+        high - low >= LEAST_CONTRAST
+        and parts[0] + parts[255] <= MOST_CLIPPED
+        and parts.max() <= MOST_OF_ONE_LEVEL
+    )
 
 
 Box = tuple[slice, slice]
