@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 import traceback
@@ -191,6 +192,7 @@ app.command(name="score-dir", cls=Command)(score_dir)
 def main() -> None:
     """Run the command line. An expected failure is one line on stderr and an exit code."""
     privacy.forbid_core_dumps()
+    _open_closed_streams()
     interrupt.install()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fracjax").setLevel(logging.INFO)
@@ -211,6 +213,18 @@ def main() -> None:
         # Python's own code for this, 1, means that the job has ended and some files failed.
         traceback.print_exc()
         sys.exit(EXIT_DEFECT)
+
+
+def _open_closed_streams() -> None:
+    """Give a process the standard streams that it was started without, or a table becomes one."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    nowhere = Path(os.devnull)
+    sys.stdout = sys.stdout or nowhere.open("w")
+    sys.stderr = sys.stderr or nowhere.open("w")
 
 
 def _said_of(error: Any) -> str:

@@ -19,6 +19,7 @@ def install() -> None:
     """Turn SIGINT and SIGTERM into ``SystemExit``, which lets a command clean up behind itself."""
     signal.signal(signal.SIGINT, _receive)
     signal.signal(signal.SIGTERM, _receive)
+    sys.unraisablehook = _report
 
 
 @contextmanager
@@ -42,6 +43,12 @@ def check() -> None:
     """
     if _received:
         sys.exit(128 + _received[0])
+
+
+def _report(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Tell of what was raised where nothing must be, but not of a signal: that is remembered."""
+    if not (_received and isinstance(unraisable.exc_value, SystemExit)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _receive(number: int, _: FrameType | None) -> None:

@@ -24,4 +24,5 @@ def test_a_swallowed_signal_is_raised_again(run_python):
     for number in (2, 15):
         done = run_python("-c", SWALLOWED, number)
         assert done.stdout.split("\n") == ["went on", ""], done.stderr
+        assert done.stderr == ""
         assert done.returncode == 128 + number

@@ -230,6 +230,7 @@ def facts(dataset: Dataset, transfer_syntax: str) -> Header:
         patient_tag=None if patient is None else _digest(patient.casefold(), 2),
         study_tag=None if study is None or _uid(study) else _digest(study, 4),
         accession_withheld=withheld,
+        has_pixels="PixelData" in dataset,
     )
 
 

@@ -99,7 +99,7 @@ def parse(data: bytes) -> tuple[FileDataset, str]:
         Rejected: ``not_an_image`` (a DICOMDIR), ``too_large`` or ``corrupt``.
         Exception: Whatever pydicom and zlib raise at malformed bytes.
     """
-    if data.startswith(_PREFIX):
+    if data.startswith(_PREFIX) and data[128:132] != _PREFIX:  # its preamble was stripped
         data = bytes(128) + data
     stream = BytesIO(data)
     stream.seek(132 if data[128:132] == _PREFIX else 0)

@@ -5,6 +5,7 @@ C.11.1), VOI LUT (C.11.2), presentation LUT (C.11.6), and shutters over the resu
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,21 @@ class _Voi:
     source: str
     ignored: bool = False
     sign: int = 1
+
+
+class _Malformed(Exception):
+    """A part of a header that the picture is shown without."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn whatever a malformed part of a header raises into ``_Malformed``."""
+    try:
+        yield
+    except MemoryError:  # no fault of the header: the picture must not be shown without it
+        raise
+    except Exception:  # noqa: BLE001 - pydicom and numpy, fed hostile values
+        raise _Malformed from None
 
 
 def is_for_processing(dataset: Dataset) -> bool:
@@ -146,17 +162,19 @@ def _background(dataset: Dataset, stored: NDArray[Any]) -> tuple[Mask | None, li
     """
     notes = []
     try:
-        covered = shutter.occluded(dataset, (stored.shape[0], stored.shape[1]))
-    except Exception:  # noqa: BLE001 - a malformed shutter is a reason to do without it
+        with _reading():
+            covered = shutter.occluded(dataset, (stored.shape[0], stored.shape[1]))
+    except _Malformed:
         covered = None
         notes.append("shutter_ignored")
     if covered is not None and covered.mean() > shutter.MOST_COVERED:
         covered = None
         notes.append("shutter_ignored")
     try:
-        value = header.integer(dataset, "PixelPaddingValue")
-        limit = header.integer(dataset, "PixelPaddingRangeLimit")
-    except Exception:  # noqa: BLE001 - as malformed padding is
+        with _reading():
+            value = header.integer(dataset, "PixelPaddingValue")
+            limit = header.integer(dataset, "PixelPaddingRangeLimit")
+    except _Malformed:
         value = limit = None
         notes.append("padding_ignored")
     padded = None if value is None else _padding(stored, value, limit)
@@ -193,10 +211,9 @@ def _checked_modality(dataset: Dataset, stored: NDArray[Any], background: Mask |
     Headers are often wrong here: a slope is 0, a table is empty.
     """
     try:
-        modality = _modality(dataset, stored, background)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - a malformed transform is a reason to do without it
+        with _reading():
+            modality = _modality(dataset, stored, background)
+    except _Malformed:
         return _Modality(stored, is_applied=False, ignored=True)
     if modality.is_applied and _is_constant(modality.values, background):
         return _Modality(stored, is_applied=False, ignored=True)
@@ -234,8 +251,9 @@ def _checked_voi(dataset: Dataset, sample: NDArray[Any], *, is_display: bool) ->
     ignored = False
     for read in (_tables, _windows):
         try:
-            candidates = list(read(dataset, sample))
-        except Exception:  # noqa: BLE001 - a malformed window is a reason to do without it
+            with _reading():
+                candidates = list(read(dataset, sample))
+        except _Malformed:
             candidates = []
             ignored = True
         for voi in candidates:
@@ -249,8 +267,9 @@ def _checked_voi(dataset: Dataset, sample: NDArray[Any], *, is_display: bool) ->
 
 def _is_usable(voi: _Voi, sample: NDArray[Any]) -> bool:
     try:
-        return exposure.is_usable(voi.apply(sample))
-    except Exception:  # noqa: BLE001 - a window that the standard does not allow
+        with _reading():
+            return exposure.is_usable(voi.apply(sample))
+    except _Malformed:  # a window that the standard does not allow
         return False
 
 

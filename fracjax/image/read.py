@@ -46,15 +46,18 @@ def check_kind(head: bytes) -> None:
     for signature, kind in ARCHIVES.items():
         if head.startswith(signature):
             raise Rejected(Reason.UNSUPPORTED, f"{kind}, which may hold images")
-    if (
-        head[WIDE_SNIFF_BYTES - 5 : WIDE_SNIFF_BYTES] == b"CD001"
-    ):  # ECMA-119 8.1.2, in the first volume descriptor
+    if _is_disc_image(head):
         raise Rejected(Reason.UNSUPPORTED, "a disc image, which may hold images")
     if _is_tar(head[:512]):
         raise Rejected(Reason.UNSUPPORTED, "a tar archive, which may hold images")
     if head.startswith(JPEG_2000):
         raise Rejected(Reason.UNSUPPORTED, "a JPEG 2000 file outside DICOM")
     raise Rejected(Reason.NOT_AN_IMAGE, "neither DICOM nor JPEG, PNG or TIFF")
+
+
+def _is_disc_image(head: bytes) -> bool:
+    """Whether a file's beginning holds a volume descriptor of ISO 9660 (ECMA-119 8.1.2)."""
+    return head[WIDE_SNIFF_BYTES - 5 : WIDE_SNIFF_BYTES] == b"CD001"
 
 
 def _is_tar(block: bytes) -> bool:

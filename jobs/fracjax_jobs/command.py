@@ -66,9 +66,11 @@ def score_dir(
 ) -> None:
     """Score every radiograph below DIRECTORY and write a worklist, most likely first.
 
-    Whatever ends it, the same command goes on where it stopped. Exit codes: 0 all images scored; 1
-    some could not be; 2 bad usage; 3 no image scored; 70 a defect of this program; 130 interrupted;
-    143 ended.
+    Whatever ends it, the same command goes on where it stopped.
+
+    Exit codes: 0 no image is lost; 1 a file was set aside that may be an image;
+    2 bad usage; 3 no image could be scored; 70 a defect of this program; 130
+    interrupted; 143 ended.
     """
     from fracjax_jobs import progress
 

@@ -28,14 +28,9 @@ class _Waiting:
 
 
 class Ledger:
-    """Takes files as they are read, and enters each into the state once its pictures are scored.
-
-    Attributes:
-        images: Pictures scored so far.
-    """
+    """Takes files as they are read, and enters each into the state once its pictures are scored."""
 
     def __init__(self, scorer: Scorer, group_by: GroupBy, state: State) -> None:
-        self.images = 0
         self._scorer = scorer
         self._group_by = group_by
         self._state = state
@@ -74,7 +69,6 @@ class Ledger:
             )
             for waiting in self._waiting:
                 self._enter(waiting.task, waiting.results, each)
-        self.images += len(inputs)
         self._waiting, self._inputs = [], 0
         self._commit()
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fracjax import interrupt
 from fracjax.image import Reason
 from fracjax_jobs.state import Place, State
 
@@ -33,19 +34,23 @@ def find(state: State) -> None:
     A plain picture is a preview if a DICOM file beside it has its name, and shows the same or was
     set aside for what it is; or if it shows the same as a DICOM image of its medium. Of a medium
     that has DICOM images whose pictures were not read, such as CT, plain pictures that match none
-    are likely to be theirs, if there are no more of them.
+    are likely to be theirs, if there are no more of them, and nothing else that failed to be read.
     """
     state.forget_previews()
     for value in state.places(Place.SIBLING):
-        if state.unseen(Place.SIBLING, value):
+        interrupt.check()
+        if state.unseen(Place.SIBLING, value, by_intent=True):
             numbers = [number for number, _ in state.plain_pictures(Place.SIBLING, value)]
             state.mark_previews(numbers, Reason.PREVIEW)
         else:
             _mark_matching(state, Place.SIBLING, value, most=MOST_SIBLINGS)
     for value in state.places(Place.FILE_SET):
+        interrupt.check()
         _mark_matching(state, Place.FILE_SET, value)
         unmatched = sum(1 for _ in state.plain_pictures(Place.FILE_SET, value))
-        if unmatched <= state.unseen(Place.FILE_SET, value):
+        # A picture of what could not be read may be all that there is of it.
+        unmatched += state.unseen(Place.FILE_SET, value, by_intent=False)
+        if unmatched <= state.unseen(Place.FILE_SET, value, by_intent=True):
             numbers = [number for number, _ in state.plain_pictures(Place.FILE_SET, value)]
             state.mark_previews(numbers, Reason.LIKELY_PREVIEW)
 

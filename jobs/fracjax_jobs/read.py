@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fracjax.configs import Preprocess
 from fracjax.image import (
+    SMALLEST_SIDE,
     Header,
     Picture,
     ReadPolicy,
@@ -27,7 +28,6 @@ from fracjax.image import (
     network_input,
     read_pictures,
 )
-from fracjax.image.picture import SMALLEST_SIDE
 from fracjax.image.read import SNIFF_BYTES, WIDE_SNIFF_BYTES, check_kind
 from fracjax.image.render import placement
 from fracjax_jobs.walk import Entry, is_bomb, open_archive, open_regular

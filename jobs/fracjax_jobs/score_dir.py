@@ -152,8 +152,8 @@ def score_dir(
         )
         with closing(results):
             try:
-                for done, (_, images) in enumerate(results, start=known + 1):
-                    ledger.take(reading.popleft(), images)
+                for done, (_, outcomes) in enumerate(results, start=known + 1):
+                    ledger.take(reading.popleft(), outcomes)
                     report(Progress(len(inventory), done, known))
                     interrupt.check()
             except SystemExit:  # a signal: what was read is scored and kept

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +44,7 @@ CREATE TABLE file (
     file_set BLOB,                -- salted digest of its medium's path; NULL where it is on none
     signature TEXT NOT NULL,      -- changes when the content does
     written INTEGER NOT NULL,     -- seconds since 1970, UTC
+    frames INTEGER,               -- that its accounts speak for; NULL where it has none
     position INTEGER              -- in the order of the latest walk; NULL where it was not met
 );
 CREATE TABLE image (
@@ -52,7 +54,7 @@ CREATE TABLE image (
     study TEXT,                   -- which images belong together; NULL for what is of no study
     sop_instance_uid TEXT,
     patient INTEGER,              -- the header's tag of the patient
-    is_dicom INTEGER NOT NULL,    -- whether a DICOM header was read
+    is_dicom INTEGER NOT NULL,    -- whether it is a DICOM object with pixels
     thumbnail BLOB,               -- this and the next: NULL where no picture could be read
     digest BLOB,
     account TEXT NOT NULL,
@@ -308,7 +310,7 @@ class State:
             text = _ACCOUNT.dump_json(account, exclude_defaults=True).decode()
             reason = None if account.reason is None else account.reason.value
             picture = (record.thumbnail, record.digest)
-            is_dicom = int(account.header is not None)
+            is_dicom = int(header.has_pixels)
             facts = (reason, record.study, uid, patient, is_dicom)
             row = (number, account.frame or 0, *facts, *picture, text)
             rows.append((*row, _checksum(row)))
@@ -317,17 +319,17 @@ class State:
                 self._database.execute("BEGIN")
             places = ", ".join("?" * len(rows[0]))
             self._database.executemany(f"INSERT INTO image VALUES ({places})", rows)  # noqa: S608
+            frames = sum(record.account.frames for record in records)
+            self._database.execute("UPDATE file SET frames = ? WHERE number = ?", (frames, number))
 
     def commit(self) -> None:
         """Make all that was recorded last, whatever happens next."""
         with self._using():
             self._database.commit()
 
-    def accounts(self) -> int:
-        """Count the accounts."""
-        return self._count(
-            "SELECT count(*) FROM image JOIN file USING (number) WHERE position IS NOT NULL"
-        )
+    def frames(self) -> int:
+        """Count the files, and of several frames each: as they were recorded, file by file."""
+        return self._count("SELECT coalesce(sum(frames), 0) FROM file WHERE position IS NOT NULL")
 
     def file_key(self, number: int) -> str:
         """Give the key that stands for a file where its path must not."""
@@ -361,10 +363,9 @@ class State:
     def places(self, kind: Place) -> Iterator[bytes]:
         """Give the places of a kind that hold plain pictures and DICOM images."""
         for (value,) in self._rows(
-            f"""SELECT DISTINCT {kind} FROM image JOIN file AS here USING (number)
-                WHERE NOT is_dicom AND thumbnail IS NOT NULL AND position IS NOT NULL
-                    AND EXISTS (SELECT 1 FROM image JOIN file USING (number)
-                        WHERE is_dicom AND position IS NOT NULL AND file.{kind} = here.{kind})"""  # noqa: S608
+            f"""SELECT {kind} FROM image JOIN file USING (number)
+                WHERE position IS NOT NULL AND {kind} IS NOT NULL GROUP BY {kind}
+                HAVING max(is_dicom) AND max(NOT is_dicom AND thumbnail IS NOT NULL)"""  # noqa: S608
         ):
             yield bytes(value)
 
@@ -388,10 +389,9 @@ class State:
         ):
             yield bytes(thumbnail)
 
-    def unseen(self, kind: Place, value: bytes) -> int:
-        """Count the DICOM objects in a place whose pictures were not read, by intent."""
-        reasons = [reason.value for reason in Reason if not reason.is_failure]
-        reasons += [Reason.MULTI_FRAME.value, Reason.NO_WINDOW.value]
+    def unseen(self, kind: Place, value: bytes, *, by_intent: bool) -> int:
+        """Count the DICOM images in a place whose pictures were not read, by intent or failure."""
+        reasons = [reason.value for reason in Reason if _is_intent(reason) == by_intent]
         return self._count(
             f"""SELECT count(*) FROM image JOIN file USING (number)
                 WHERE {kind} = ? AND is_dicom AND thumbnail IS NULL AND position IS NOT NULL
@@ -430,8 +430,12 @@ class State:
             if before is None or value > before[0]:
                 retried += _RETRIED_WITH_MORE[name]
                 self._keep(name, value)
-        for reason in retried:
-            self._database.execute("DELETE FROM image WHERE reason = ?", (reason.value,))
+        for reason in retried:  # with all frames of such a file
+            self._database.execute(
+                """DELETE FROM image
+                   WHERE number IN (SELECT number FROM image WHERE reason = ?)""",
+                (reason.value,),
+            )
 
     def _keep(self, name: str, value: float) -> None:
         self._database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value))
@@ -467,19 +471,18 @@ class State:
 
     def _images(self, condition: str) -> Iterator[Image]:
         rows = self._rows(
-            f"""SELECT image.*, position, written FROM image JOIN file USING (number)
+            f"""SELECT position, written, number, study, thumbnail, digest, account, image.*
+                FROM image JOIN file USING (number)
                 WHERE position IS NOT NULL AND {condition} ORDER BY study, position, frame"""  # noqa: S608
         )
-        for *row, checksum, position, written in rows:
-            if _checksum(row) != checksum:
+        for position, written, number, study, thumbnail, digest, text, *row, checksum in rows:
+            if _checksum(row) != checksum or not 0 <= written <= _LAST_SECOND:
                 raise self._damaged()
-            number, _, _, study, _, _, _, thumbnail, digest, text = row
             try:
                 account = _ACCOUNT.validate_json(text)
             except ValidationError:
                 raise self._damaged() from None
-            when = min(max(0, written), _LAST_SECOND)
-            yield Image(number, position, when, Record(account, study, thumbnail, digest))
+            yield Image(number, position, written, Record(account, study, thumbnail, digest))
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         with self._using():
@@ -508,8 +511,8 @@ class State:
                 raise _in_use(self.path) from None
             if code in _NO_WRITING:
                 raise UsageError(
-                    f"{self.path} cannot be written: {error}; once that is mended, the same "
-                    "command goes on"
+                    f"{self.path} cannot be written, or the folder for temporary files: {error}; "
+                    "once that is mended, the same command goes on"
                 ) from None
             raise self._damaged() from None
         except UnicodeDecodeError:  # of a damaged name or text
@@ -527,11 +530,11 @@ def set_aside(path: Path, claim: Mapping[str, Any]) -> None:
     same command goes on with it.
 
     Raises:
-        UsageError: Another run uses it.
-        OSError: It cannot be renamed.
+        UsageError: Another run uses it, or it cannot be renamed.
     """
     if not path.is_file() or path.is_symlink():
         return
+    old = path.with_name(f"{path.name}.old")
     with closing(sqlite3.connect(path, isolation_level=None, timeout=1.0)) as database:
         try:
             database.execute("BEGIN EXCLUSIVE")
@@ -539,14 +542,34 @@ def set_aside(path: Path, claim: Mapping[str, Any]) -> None:
                 "SELECT claim FROM run WHERE EXISTS (SELECT 1 FROM kept WHERE name = ?)",
                 (_RESTARTING,),
             ).fetchone()
-            if begun is not None and json.loads(begun[0]) == json.loads(json.dumps(claim)):
+            is_same = begun is not None and json.loads(begun[0]) == json.loads(json.dumps(claim))
+            if is_same and _is_sound(database):
                 return
         except (sqlite3.Error, ValueError) as error:  # of damage, it is put away all the more
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _HELD_BY_ANOTHER:
                 raise _in_use(path) from None
-        path.replace(path.with_name(f"{path.name}.old"))
-        # A journal left behind would be rolled back into the new state.
-        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+        try:
+            path.replace(old)
+            # A journal left behind would be rolled back into the new state.
+            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be put aside as {old}: {error.strerror}; mend that, or give "
+                "another --out"
+            ) from None
+
+
+def _is_sound(database: sqlite3.Connection) -> bool:
+    """Whether a state can be gone on with: what a run would find out on its way."""
+    if database.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+        return False
+    rows = chain(database.execute("SELECT * FROM run"), database.execute("SELECT * FROM image"))
+    return all(_checksum(row) == checksum for *row, checksum in rows)
+
+
+def _is_intent(reason: Reason) -> bool:
+    """Whether an image is set aside unread for what it is, and not for what is wrong with it."""
+    return not reason.is_failure or reason in (Reason.MULTI_FRAME, Reason.NO_WINDOW)
 
 
 def _in_use(path: Path) -> UsageError:

@@ -1,9 +1,9 @@
 """Which image belongs to which study, what a study's images say together, and their order."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from itertools import islice
 from typing import TypeAlias
@@ -29,6 +29,13 @@ all its images one UID makes more."""
 
 _Identity: TypeAlias = tuple[str | bytes, int | None]
 """Of an image: SOP instance UID and frame; or the digest of its picture."""
+
+
+_PREVIEWS = {
+    Reason.PREVIEW: "a picture of what a DICOM file of the export holds",
+    Reason.LIKELY_PREVIEW: "on a medium with as many DICOM images that were set aside unseen",
+}
+"""What is said of plain images that are not scored."""
 
 
 class GroupBy(StrEnum):
@@ -153,6 +160,18 @@ class Study:
         written = min(image.image.written for image in self.images)
         return min(times) if times else datetime.fromtimestamp(written, zone).replace(tzinfo=None)
 
+    def is_overdue(self, reference: datetime, max_wait: timedelta | None) -> bool:
+        """Whether it is ranked, and has waited longer than ``max_wait``.
+
+        Args:
+            reference: The time at which this is asked, with the zone of the place.
+            max_wait: ``None`` for any wait.
+        """
+        if max_wait is None or self.band != Band.RANKED:
+            return False
+        now = reference.replace(tzinfo=None)
+        return now - self.waiting_since(reference.tzinfo) > max_wait
+
 
 def study_group(name: str, folder: str, header: Header | None, group_by: GroupBy) -> str | None:
     """Name the study that an image belongs to.
@@ -219,7 +238,7 @@ def resolve(
                 reason, detail = Reason.DUPLICATE, "another copy of this image counts"
                 notes += ("copy_differs",) if record.digest != original.digest else ()
             elif record.account.header is None and (found := preview(image)) is not None:
-                reason, detail = found, "a picture of what a DICOM file of the export holds"
+                reason, detail = found, _PREVIEWS[found]
             else:
                 known.add(record)
         is_lost = reason is not None and reason.is_failure
@@ -231,7 +250,8 @@ def resolve(
             unread.add(identity)
         outcomes.append(Outcome(image, reason, detail, is_lost, concerns_study, notes))
     # What became of the other images of an instance shows when all are known.
-    return [_beside(outcome, pictures, is_reused) for outcome in outcomes]
+    read = {uid for (uid, _), known in pictures.items() if len(known)}
+    return [_beside(outcome, pictures, read, is_reused) for outcome in outcomes]
 
 
 class _Pictures:
@@ -259,11 +279,16 @@ class _Pictures:
 def _beside(
     outcome: Outcome,
     pictures: Mapping[_Identity, _Pictures],
+    read: Set[str | bytes],
     is_reused: Callable[[str], bool],
 ) -> Outcome:
     """Note what the other images of the same instance mean for one."""
     identity = _identity(outcome.image)
-    if identity is None or len(pictures[identity]) == 0:
+    if identity is None:
+        return outcome
+    # An account of a whole file has no frame, while those of its copy may have.
+    is_read = len(pictures[identity]) > 0 or (identity[1] is None and identity[0] in read)
+    if not is_read:
         return outcome
     if outcome.image.record.thumbnail is None:
         if outcome.reason is None or not outcome.reason.is_failure:

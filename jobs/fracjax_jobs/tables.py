@@ -111,8 +111,18 @@ keep it inside."""
 
 
 def discard_partial(path: Path) -> None:
-    """Remove what a killed run has left of a table."""
-    _partial_of(path).unlink(missing_ok=True)
+    """Remove what a killed run has left of a table.
+
+    Raises:
+        UsageError: It cannot be removed.
+    """
+    partial = _partial_of(path)
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{partial} cannot be removed: {error.strerror}; remove it, or give another --out"
+        ) from None
 
 
 def _partial_of(path: Path) -> Path:

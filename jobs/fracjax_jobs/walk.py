@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from fracjax.image import Reason
+from fracjax.image import Reason, looks_like_dicom
 
 MAX_MEMBERS = 100_000
 """Members of one archive. More are refused, with the archive."""
@@ -46,6 +46,7 @@ WEB_PREVIEWS = "IHE_PDI"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _PROGRAM = b"MZ"
 _SPLIT_ZIP = b"PK\x07\x08"
+_PART_OF_SPLIT = "a part of a split ZIP archive; join the parts"
 _HEAD_BYTES = 132
 _INFLATED_HERE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Methods whose memory is bounded, so that the job's own process may undo them."""
@@ -210,11 +211,10 @@ def _look_at_file(path: Path, name: str) -> Iterator[Entry | FileSet]:
         if head.startswith(_ZIP) and not _has_prefix(head):
             yield from _look_into_archive(file, entry)
         elif head.startswith(_PROGRAM) and _unpacks_images(file):
-            detail = "a program that unpacks DICOM files; unpack them"
+            detail = "a program that may unpack images; unpack them"
             yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
         elif head.startswith(_SPLIT_ZIP):
-            detail = "a part of a split ZIP archive; join the parts"
-            yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
+            yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=_PART_OF_SPLIT)
         else:
             yield from _file_set(name, head)
             yield entry
@@ -235,21 +235,26 @@ def _has_prefix(head: bytes) -> bool:
 
 
 def _unpacks_images(file: IO[bytes]) -> bool:
-    """Whether a program has an archive of DICOM files behind it."""
+    """Whether a program has an archive behind it that may hold DICOM files."""
     try:
         if not zipfile.is_zipfile(file):
             return False
         archive = open_archive(file)
-        return _holds_dicom(archive, archive.infolist())
+        return _may_hold_dicom(archive, archive.infolist())
     except OSError:
         raise
     except Exception:  # noqa: BLE001 - zipfile raises many types on hostile bytes
         return False
 
 
-def _holds_dicom(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> bool:
+def _may_hold_dicom(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> bool:
+    """Whether a member begins as DICOM, is an archive itself, or cannot be looked into here."""
     return any(
-        _has_prefix(_read_member(archive, member, _HEAD_BYTES)) for member in members[:MAX_MEMBERS]
+        _is_encrypted(member)
+        or member.compress_type not in _INFLATED_HERE
+        or member.filename.lower().endswith(".zip")
+        or looks_like_dicom(_read_member(archive, member, _HEAD_BYTES))
+        for member in members[:MAX_MEMBERS]
     )
 
 
@@ -313,7 +318,7 @@ def _archive_obstacle(
         return Reason.EMPTY, "a ZIP archive without files"
     if all(_is_encrypted(member) for member in files):
         return Reason.UNSUPPORTED, "an encrypted ZIP archive; unpack it with its password"
-    if FURNITURE & {member.filename for member in files} and not _holds_dicom(archive, files):
+    if FURNITURE & {member.filename for member in files} and not _may_hold_dicom(archive, files):
         return Reason.NOT_AN_IMAGE, "a document or program in ZIP form"
     if len(members) > MAX_MEMBERS:
         detail = f"a ZIP archive of {len(members)} members; the limit is {MAX_MEMBERS}"
@@ -334,7 +339,9 @@ def _look_at_member(
         return
     head = _read_member(archive, member, _HEAD_BYTES)
     is_archive = head.startswith(_ZIP) and not _has_prefix(head)
-    if not is_archive or len(entry.member) > 1:  # one archive within another, no more
+    if head.startswith(_SPLIT_ZIP):
+        yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=_PART_OF_SPLIT)
+    elif not is_archive or len(entry.member) > 1:  # one archive within another, no more
         yield from _file_set(entry.name, head)
         yield entry
     elif member.file_size > inner.room or is_bomb(member):

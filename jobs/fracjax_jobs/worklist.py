@@ -197,10 +197,11 @@ def write_tables(
                 if row["is_failure"]:
                     summary.lost[reason] += row["frames"]
 
-        if summary.images_scored != scored_in_studies or files.rows != state.accounts():
+        frames = summary.images_scored + summary.set_aside.total()
+        if summary.images_scored != scored_in_studies or frames != state.frames():
             raise RuntimeError(
                 f"{summary.images_scored} images scored, but {scored_in_studies} in studies; "
-                f"{files.rows} rows of {state.accounts()} accounts: no worklist is written"
+                f"{frames} frames of {state.frames()}: no worklist is written"
             )
         footer = {**provenance, **summary.counts()}
         for table in (linkage, files, worklist):
@@ -234,10 +235,6 @@ class _Spools:
 
 def _sort(state: State, manifest: Manifest, presentation: Presentation, spools: _Spools) -> None:
     """Put each study into its place, and each outcome into that of its file."""
-    reference = datetime.fromisoformat(state.reference)
-    overdue_since = None
-    if presentation.max_wait is not None:
-        overdue_since = reference.replace(tzinfo=None) - presentation.max_wait
     identifiers = presentation.identifiers
     previews.find(state)
     state.find_reused_uids()
@@ -261,22 +258,7 @@ def _sort(state: State, manifest: Manifest, presentation: Presentation, spools: 
                 of_study = None if is_preview else key
                 _put_outcome(spools, state, outcome, of_study, identifiers)
             if study.images:
-                waiting_since = study.waiting_since(reference.tzinfo)
-                is_overdue = (
-                    overdue_since is not None
-                    and waiting_since < overdue_since
-                    and study.band == Band.RANKED
-                )
-                row = _study_row(state, study, key, identifiers, manifest)
-                row["is_overdue"] = is_overdue
-                likelihood = study.likelihood or 0.0
-                place = (
-                    _PLACES[study.band],
-                    waiting_since.isoformat() if is_overdue else "~",  # after any digit
-                    -likelihood,
-                    key,
-                )
-                spools.studies.put(place, json.dumps(row))
+                _put_study(spools.studies, state, study, key, manifest, presentation)
     for image in state.images(of_study=False):
         account = image.record.account
         outcome = Outcome(
@@ -288,6 +270,23 @@ def _sort(state: State, manifest: Manifest, presentation: Presentation, spools: 
             notes=account.notes,
         )
         _put_outcome(spools, state, outcome, None, identifiers)
+
+
+def _put_study(
+    studies: Spool,
+    state: State,
+    study: Study,
+    key: str,
+    manifest: Manifest,
+    presentation: Presentation,
+) -> None:
+    """Put a study into its place in the order of reading."""
+    reference = datetime.fromisoformat(state.reference)
+    is_overdue = study.is_overdue(reference, presentation.max_wait)
+    waits = study.waiting_since(reference.tzinfo).isoformat() if is_overdue else "~"  # after digits
+    place = (_PLACES[study.band], waits, -(study.likelihood or 0.0), key)
+    row = _study_row(state, study, key, presentation.identifiers, manifest)
+    studies.put(place, json.dumps(row | {"is_overdue": is_overdue}))
 
 
 def _ranked(studies: Spool) -> Iterator[dict[str, Any]]:

@@ -74,7 +74,10 @@ def scaled(factor, low):
     [
         ([group(**scaled(2, 100))], []),
         ([], [group(**scaled(1 + i, 50 * i)) for i in range(3)]),
-        ([group(**scaled(9, 9))], [group(**scaled(1 + i, 50 * i)) for i in range(3)]),
+        (
+            [group(FrameVOILUTSequence=voi("LINEAR", 12, 900, 9))],
+            [group(**scaled(1 + i, 50 * i)) for i in range(3)],
+        ),
         (
             [group(FrameVOILUTSequence=voi("LINEAR", 12, 7, 3))],
             [group(PixelValueTransformationSequence={"RescaleSlope": 3, "RescaleIntercept": 7})]

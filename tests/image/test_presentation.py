@@ -7,7 +7,7 @@ from pictures import TOLERANCE, lut, picture, reason_of, voi
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from fracjax.image import ReadPolicy, Reason, Rejected, read_dicom
+from fracjax.image import ReadPolicy, Reason, Rejected, presentation, read_dicom
 
 FULL = voi("LINEAR", 12, 0, 1)
 BAD_WINDOW = {"WindowCenter": 10, "WindowWidth": 5}
@@ -429,3 +429,28 @@ def test_what_a_shutter_covers_does_not_set_the_contrast():
     inside[4:30, 2:20] = False
     flat = dicom_bytes((covered * inside + 7).astype(np.uint32), bits=12, **shutter)
     assert reason_of(flat) == Reason.FLAT
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["shutter.occluded", "header.integer", "grayscale.rescale", "grayscale.window"],
+)
+def test_too_little_memory_is_no_fault_of_the_header(monkeypatch, step):
+    """Shown without a part of its header, the picture would have another score."""
+    data = dicom_bytes(
+        picture(12).astype(np.uint32),
+        bits=12,
+        RescaleSlope=2,
+        RescaleIntercept=0,
+        WindowCenter=4000,
+        WindowWidth=8000,
+        PixelPaddingValue=0,
+    )
+    assert not read_dicom(data).notes
+
+    def too_little(*_, **__):
+        raise MemoryError
+
+    module, name = step.split(".")
+    monkeypatch.setattr(getattr(presentation, module), name, too_little)
+    assert reason_of(data) == "too_large"

@@ -9,9 +9,11 @@ from exports import check_conserved, dicom, pixels, plain, put, score
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
+from pydicom.uid import BasicTextSRStorage, CTImageStorage, MediaStorageDirectoryStorage
 
 from fracjax_jobs import previews
+from fracjax_jobs.state import State
+from fracjax_jobs.walk import Entry
 
 DICOMDIR = dicom(99, SOPClassUID=MediaStorageDirectoryStorage)
 
@@ -105,15 +107,44 @@ def test_of_a_medium_whose_images_were_not_read_pictures_are_likely_previews(tmp
         put(root, f"cd/CT{number}", dicom(number, **ct))
         put(root, f"cd/WEB/{number}.JPG", preview(number))
     assert {found for path, found in reasons().items() if "WEB" in path} == {"likely_preview"}
+    # One of them may show what could not be read.
+    put(root, "cd/DX", dicom(8)[:-1000])
+    assert {found for path, found in reasons().items() if "WEB" in path} == {None}
+    (root / "cd/DX").unlink()
     # There are more of them than of such images: some show something else.
     put(root, "cd/WEB/9.JPG", preview(9))
     assert {found for path, found in reasons().items() if "WEB" in path} == {None}
 
 
 def test_pictures_beside_a_dicomdir_without_images_are_images(tmp_path, reasons):
+    report = {"SOPClassUID": BasicTextSRStorage, "Modality": "SR", "PixelData": None}
     put(tmp_path / "export", "DICOMDIR", DICOMDIR)
+    put(tmp_path / "export", "1.dcm", dicom(1, **report))
     put(tmp_path / "export", "1.png", plain(1))
-    assert reasons() == {"DICOMDIR": "not_an_image", "1.png": None}
+    assert reasons() == {"1.dcm": "not_a_radiograph", "1.png": None, "DICOMDIR": "not_an_image"}
+
+
+def test_many_plain_pictures_on_one_medium_take_no_square_of_time(tmp_path):
+    """Of places with and without DICOM images, the time to find those with both is compared."""
+    from fracjax_jobs.account import Account, Record
+
+    def steps(count):
+        """Instructions of SQLite, in thousands."""
+        passed = []
+        with State(tmp_path / f"{count}.state") as state:
+            state.begin({}, key_prefix="a", reference="", given={})
+            files = [
+                Entry(tmp_path, (), f"{n}.png", signature="1", file_set="") for n in range(count)
+            ]
+            state.register(files)
+            for number in range(1, count + 1):
+                state.record(number, [Record(Account(format="png"), "s", bytes(256), b"1")])
+            state.commit()
+            state._database.set_progress_handler(lambda: passed.append(None), 1000)
+            assert list(state.places(previews.Place.FILE_SET)) == []
+        return len(passed)
+
+    assert steps(2000) < 6 * steps(500)
 
 
 def test_of_many_siblings_no_more_than_some_are_compared(tmp_path, reasons, monkeypatch):

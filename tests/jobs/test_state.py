@@ -1,5 +1,6 @@
 """What a run keeps of its work, and what it does about damage to it."""
 
+import contextlib
 import dataclasses
 import shutil
 import stat
@@ -149,7 +150,7 @@ def test_a_file_that_changed_or_went_loses_its_accounts(path):
         record(state, before)
         state.register(after)
         assert [task.entry.name for task in state.tasks(after)] == ["b"]
-        assert state.accounts() == 1
+        assert len(list(state.images(of_study=True))) == 1
 
 
 def test_members_of_one_name_are_told_apart(path):
@@ -189,6 +190,24 @@ def test_what_may_have_been_mended_is_tried_again(path):
     assert run(seconds=61, memory=1001) == "a"
 
 
+def test_a_file_is_tried_again_with_all_its_frames(path):
+    files = [entry("a")]
+    frames = [Account(frame=1, likelihood=0.5), Account(frame=2, reason=Reason.TOO_LARGE)]
+
+    def tasks(memory):
+        with State(path) as state:
+            begin(state, memory=memory)
+            state.register(files)
+            found = list(state.tasks(files))
+            for task in found:
+                state.record(task.number, [Record(account) for account in frames])
+            state.commit()
+            assert state.frames() == len(list(state.images(of_study=False))) == 2
+            return len(found)
+
+    assert [tasks(1000), tasks(1000), tasks(2000)] == [1, 0, 1]
+
+
 def test_a_folder_that_cannot_be_looked_into_for_once_costs_no_work(path):
     whole = [entry("a/IM1"), entry("b/IM1")]
     blocked = dataclasses.replace(entry("b"), obstacle=Reason.UNREADABLE)
@@ -199,7 +218,7 @@ def test_a_folder_that_cannot_be_looked_into_for_once_costs_no_work(path):
         state.register([whole[0], blocked])
         assert [task.entry.name for task in state.tasks([whole[0], blocked])] == ["b"]
         record(state, [whole[0], blocked])
-        assert (state.done(), state.accounts()) == (2, 2)
+        assert state.done() == 2
         assert len(list(state.images(of_study=True))) == 2
         state.register(whole)
         assert list(state.tasks(whole)) == []
@@ -344,8 +363,24 @@ def test_a_restart_leaves_a_run_that_goes_on_alone(path):
 @pytest.mark.parametrize("data", [b"my notes, " * 1000, b""])
 def test_a_restart_puts_any_damage_aside(path, data):
     path.write_bytes(data)
+    path.with_name("worklist.state-journal").write_bytes(b"of the old one")
     set_aside(path, CLAIM)
     assert path.with_name("worklist.state.old").read_bytes() == data
+    assert [file.name for file in path.parent.iterdir()] == ["worklist.state.old"]
+
+
+@pytest.mark.parametrize("table", ["run", "image"])
+def test_a_restart_that_was_interrupted_and_damaged_begins_anew(path, table):
+    import sqlite3
+
+    with State(path) as state:
+        begin(state, restart=True)
+        state.register([entry("a")])
+        record(state, [entry("a")])
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE {table} SET checksum = x'00'")  # noqa: S608
+    set_aside(path, CLAIM)
+    assert not path.exists()
 
 
 def check_told_or_harmless(finished, data, damaged):

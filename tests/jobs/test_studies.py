@@ -324,6 +324,20 @@ def test_copies_that_are_set_aside_alike_are_one_image(reason):
     assert [outcome.notes for outcome in outcomes] == [(), ("copy_unread",), ("copy_unread",)]
 
 
+def test_a_file_that_fails_whole_is_no_loss_beside_a_copy_whose_frames_were_read():
+    frames = [
+        replace(one, record=replace(one.record, account=replace(one.record.account, frame=frame)))
+        for frame, one in ((n, image(n, uid="1.1", picture=100 * n)) for n in (1, 2))
+    ]
+    cut = image(3, Reason.TRUNCATED, uid="1.1")
+    *_, outcome = resolve([*frames, cut], preview=lambda _: None, is_reused=lambda _: False)
+    assert (outcome.is_lost, outcome.concerns_study, outcome.notes) == (
+        False,
+        False,
+        ("copy_read",),
+    )
+
+
 def test_what_the_model_must_not_judge_is_not_called_unread_beside_its_copy():
     aside, scored = image(1, Reason.OUT_OF_SCOPE, uid="1.1"), image(2, uid="1.1")
     first, _ = resolve([aside, scored], preview=lambda _: None, is_reused=lambda _: False)
@@ -372,6 +386,12 @@ def test_a_study_waits_since_it_was_acquired():
     times = {"study_datetime": "2026-01-02T09:00", "acquisition_datetime": "2026-01-02T10:30:00.5"}
     waiting = study(image(1, **times), image(2, study_datetime="2026-01-02T11"))
     assert waiting.waiting_since(UTC) == datetime(2026, 1, 2, 10, 30, 0, 500_000)
+    noon = datetime(2026, 1, 2, 12, tzinfo=timezone(5 * HOUR))
+    assert waiting.is_overdue(noon, HOUR)
+    assert not waiting.is_overdue(noon, 2 * HOUR)
+    assert not waiting.is_overdue(noon, None)
+    assert not study(image(1, study_datetime="2026-01-03")).is_overdue(noon, HOUR)
+    assert not study(image(1, Reason.CORRUPT, uid="1.1", **times)).is_overdue(noon, HOUR)
 
 
 def test_what_has_waited_too_long_is_read_first(tmp_path, scorer, reading_here):

@@ -293,6 +293,26 @@ ARCHIVES = {
         {"": "not_an_image"},
     ),
     "an image whose preamble is an archive's": (b"PK\x03\x04" + dicom(1)[4:], {"": SCORED}),
+    "one that unpacks images with a password": (
+        b"MZ" + bytes(9_999) + patched_members(archive(("IM1", dicom(1))), flags=1),
+        {"": "unsupported"},
+    ),
+    "one that unpacks an archive": (
+        b"MZ" + bytes(9_999) + archive(("cd.zip", archive(("IM1", dicom(1))))),
+        {"": "unsupported"},
+    ),
+    "a program with images without a preamble": (
+        archive(("mimetype", b""), ("IM1", dicom(1, preamble=False))),
+        {"/mimetype": "empty", "/IM1": SCORED},
+    ),
+    "a program with an archive": (
+        archive(("mimetype", b""), ("study.zip", archive(("IM1", dicom(1))))),
+        {"/mimetype": "empty", "/study.zip/IM1": SCORED},
+    ),
+    "a part in an archive": (
+        archive(("a.z01", b"PK\x07\x08" + bytes(999))),
+        {"/a.z01": "unsupported"},
+    ),
     "unknown method": (patched_members(archive(("I", dicom(1))), method=9), {"/I": "unsupported"}),
     "damaged member": (damaged_member("IM1", dicom(1)), {"/IM1": "corrupt"}),
     "damaged": (DAMAGED_ARCHIVE, {"": "corrupt"}),

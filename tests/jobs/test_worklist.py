@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import chdir, suppress
+from contextlib import chdir, closing, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from exports import (
     dicom,
     listing,
     outcome,
+    pixels,
     plain,
     put,
     read_run,
@@ -316,6 +317,31 @@ def test_paths_are_shown_on_a_terminal_escaped(tmp_path, tiny_bundle):
     assert rb"PAT\x1b[2J\n1/IM1" in said
 
 
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_stream_costs_no_worklist(tmp_path, tiny_bundle, closed):
+    put(tmp_path, "export/IM1", dicom(1))
+    out = tmp_path / "w.parquet"
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--log-json")
+    script = f"{shlex.join(command(*arguments))} {closed}>&-"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=False)  # noqa: S607
+    assert done.returncode == 0
+    assert len(read_run(out).worklist) == 1
+
+
+def test_what_cannot_be_put_out_of_the_way_is_one_line_of_json(tmp_path, tiny_bundle, run_command):
+    put(tmp_path, "export/IM1", dicom(1))
+    out = tmp_path / "w.parquet"
+    arguments = (tmp_path / "export", "--out", out, "--bundle", tiny_bundle, "--workers", 1)
+    assert run_command(*arguments)[0] == 0
+    for folder, options in ((".w.parquet.partial", ()), ("w.state.old", ("--restart",))):
+        put(tmp_path, f"{folder}/x", b"in the way")
+        code, _, errors = run_command(*arguments, "--log-json", *options)
+        *_, last = map(json.loads, errors.splitlines())
+        assert (code, last["event"]) == (2, "error")
+        assert folder in last["message"]
+        shutil.rmtree(tmp_path / folder)
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_nobody_who_reads_along_costs_no_worklist(tmp_path, tiny_bundle, stream):
     put(tmp_path, "export/IM1", dicom(1))
@@ -353,11 +379,23 @@ def test_an_older_spreadsheet_is_not_left_beside_a_new_worklist(tmp_path, tiny_b
 
 def test_accounts_that_do_not_add_up_fail_the_job(tmp_path, scorer, reading_here, monkeypatch):
     put(tmp_path, "export/IM1", dicom(1))
-    original = State.accounts
-    monkeypatch.setattr(State, "accounts", lambda state: original(state) + 1)
+    original = State.frames
+    monkeypatch.setattr(State, "frames", lambda state: original(state) + 1)
     with reading_here(), pytest.raises(RuntimeError, match="no worklist is written"):
         score(tmp_path / "export", tmp_path / "w.parquet", scorer)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "w.state"]
+
+
+def test_a_frame_that_went_from_the_state_fails_the_job(tmp_path, scorer, reading_here):
+    frames = b"".join(pixels(seed).tobytes() for seed in (1, 2))
+    put(tmp_path, "export/IM1", dicom(1, NumberOfFrames=2, PixelData=frames))
+    out = tmp_path / "w.parquet"
+    with reading_here():
+        assert len(score(tmp_path / "export", out, scorer).files) == 2
+        with closing(sqlite3.connect(Paths(out).state)) as database, database:
+            database.execute("DELETE FROM image WHERE frame = 2")
+        with pytest.raises(RuntimeError, match="no worklist is written"):
+            score(tmp_path / "export", out, scorer)
 
 
 def test_a_file_without_an_account_fails_the_job(tmp_path, scorer, reading_here, monkeypatch):
