@@ -21,7 +21,8 @@ from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.ledger import Ledger
 from fracjax_jobs.pool import Limits, read_all
 from fracjax_jobs.read import kind_of
-from fracjax_jobs.state import State, Task, set_aside
+from fracjax_jobs.restart import set_aside
+from fracjax_jobs.state import State, Task
 from fracjax_jobs.studies import GroupBy
 from fracjax_jobs.tables import SCHEMA_VERSION
 from fracjax_jobs.walk import Entry

@@ -11,10 +11,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from fracjax.errors import JobError, UsageError
 from fracjax.image import Header, Reason
 from fracjax_jobs.account import Account, Record
+from fracjax_jobs.claims import difference
 from fracjax_jobs.tables import PRIVATE
 from fracjax_jobs.walk import Entry
 
@@ -84,13 +84,13 @@ _RETRIED_WITH_MORE = {
 }
 """What is tried again where a file may cost more than before."""
 
-_RESTARTING = "restarting"
-_HELD_BY_ANOTHER = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+RESTARTING = "restarting"
+"""Kept from the beginning of a run that takes the place of another, to its end."""
+
+HELD_BY_ANOTHER = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""Codes of SQLite."""
 
 _SUFFIXES = frozenset({"dcm", "dicom", "jpg", "jpeg", "png", "tif", "tiff"})
-
-_LONGEST = 40
-"""Characters of a condition that a message shows."""
 
 _LAST_SECOND = 4102444800
 """The year 2100. File systems know times that a calendar does not."""
@@ -223,18 +223,18 @@ class State:
             first = self._database.execute("SELECT * FROM run").fetchone()
             if first is None:
                 if restart:
-                    self._keep(_RESTARTING, 1)
+                    self._keep(RESTARTING, 1)
                 row = (json.dumps(wanted), os.urandom(16), key_prefix, reference)
-                first = (*row, _checksum(row))
+                first = (*row, checksum(row))
                 self._database.execute("INSERT INTO run VALUES (?, ?, ?, ?, ?)", first)
-            *row, checksum = first
-            if _checksum(row) != checksum:
+            *row, kept = first
+            if checksum(row) != kept:
                 raise self._damaged()
             made_under, self._salt, self.key_prefix, self.reference = row
             found = json.loads(made_under)
             if found != wanted:
                 raise UsageError(
-                    f"{self.path} holds scores of {_difference(found, wanted)}; give another "
+                    f"{self.path} holds scores of {difference(found, wanted)}; give another "
                     "--out, or --restart to score everything again"
                 )
             self._try_again(given)
@@ -243,7 +243,7 @@ class State:
     def finish(self) -> None:
         """Note that the tables of the run are written."""
         with self._using():
-            self._database.execute("DELETE FROM kept WHERE name = ?", (_RESTARTING,))
+            self._database.execute("DELETE FROM kept WHERE name = ?", (RESTARTING,))
 
     def register(self, entries: Iterable[Entry]) -> None:
         """Take up the files of a walk, in its order, and let go of those that are no more.
@@ -313,7 +313,7 @@ class State:
             is_dicom = int(header.has_pixels)
             facts = (reason, record.study, uid, patient, is_dicom)
             row = (number, account.frame or 0, *facts, *picture, text)
-            rows.append((*row, _checksum(row)))
+            rows.append((*row, checksum(row)))
         with self._using():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
@@ -475,8 +475,8 @@ class State:
                 FROM image JOIN file USING (number)
                 WHERE position IS NOT NULL AND {condition} ORDER BY study, position, frame"""  # noqa: S608
         )
-        for position, written, number, study, thumbnail, digest, text, *row, checksum in rows:
-            if _checksum(row) != checksum or not 0 <= written <= _LAST_SECOND:
+        for position, written, number, study, thumbnail, digest, text, *row, kept in rows:
+            if checksum(row) != kept or not 0 <= written <= _LAST_SECOND:
                 raise self._damaged()
             try:
                 account = _ACCOUNT.validate_json(text)
@@ -507,8 +507,8 @@ class State:
             yield
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what is said beyond it
-            if code in _HELD_BY_ANOTHER:
-                raise _in_use(self.path) from None
+            if code in HELD_BY_ANOTHER:
+                raise in_use(self.path) from None
             if code in _NO_WRITING:
                 raise UsageError(
                     f"{self.path} cannot be written, or the folder for temporary files: {error}; "
@@ -523,60 +523,18 @@ class State:
             ) from None
 
 
-def set_aside(path: Path, claim: Mapping[str, Any]) -> None:
-    """Put a state out of the way, so that the next run begins anew.
-
-    One that was itself begun so, under the same claim, and has not come to its end stays: the
-    same command goes on with it.
-
-    Raises:
-        UsageError: Another run uses it, or it cannot be renamed.
-    """
-    if not path.is_file() or path.is_symlink():
-        return
-    old = path.with_name(f"{path.name}.old")
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=1.0)) as database:
-        try:
-            database.execute("BEGIN EXCLUSIVE")
-            begun = database.execute(
-                "SELECT claim FROM run WHERE EXISTS (SELECT 1 FROM kept WHERE name = ?)",
-                (_RESTARTING,),
-            ).fetchone()
-            is_same = begun is not None and json.loads(begun[0]) == json.loads(json.dumps(claim))
-            if is_same and _is_sound(database):
-                return
-        except (sqlite3.Error, ValueError) as error:  # of damage, it is put away all the more
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _HELD_BY_ANOTHER:
-                raise _in_use(path) from None
-        try:
-            path.replace(old)
-            # A journal left behind would be rolled back into the new state.
-            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"{path} cannot be put aside as {old}: {error.strerror}; mend that, or give "
-                "another --out"
-            ) from None
-
-
-def _is_sound(database: sqlite3.Connection) -> bool:
-    """Whether a state can be gone on with: what a run would find out on its way."""
-    if database.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
-        return False
-    rows = chain(database.execute("SELECT * FROM run"), database.execute("SELECT * FROM image"))
-    return all(_checksum(row) == checksum for *row, checksum in rows)
-
-
 def _is_intent(reason: Reason) -> bool:
     """Whether an image is set aside unread for what it is, and not for what is wrong with it."""
     return not reason.is_failure or reason in (Reason.MULTI_FRAME, Reason.NO_WINDOW)
 
 
-def _in_use(path: Path) -> UsageError:
+def in_use(path: Path) -> UsageError:
+    """Say that another run holds a state."""
     return UsageError(f"{path} is in use by another run; wait for it, or give another --out")
 
 
-def _checksum(row: Iterable[Any]) -> bytes:
+def checksum(row: Iterable[Any]) -> bytes:
+    """Digest the values of a row, which stands beside them."""
     digest = hashlib.blake2b(digest_size=8)
     for value in row:
         digest.update(repr(value).encode() + b"\0")
@@ -589,32 +547,3 @@ def _without_suffix(name: str) -> str:
     while (parts := name.rpartition("."))[2] in _SUFFIXES and parts[0]:
         name = parts[0]
     return name
-
-
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say in a few words where two claims differ."""
-    old, new = dict(_leaves(found)), dict(_leaves(wanted))
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if names == ["export"]:
-        return "another export"
-    return (
-        "other conditions ("
-        + ", ".join(
-            f"{name}: {_short(old.get(name))}, now {_short(new.get(name))}" for name in names
-        )
-        + ")"
-    )
-
-
-def _leaves(claim: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the values of nested mappings by their dotted names."""
-    for name, value in claim.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

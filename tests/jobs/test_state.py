@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fracjax.errors import JobError, UsageError
 from fracjax.image import Header, Reason
 from fracjax_jobs.account import Account, Record
-from fracjax_jobs.state import State, set_aside
+from fracjax_jobs.restart import set_aside
+from fracjax_jobs.state import State
 from fracjax_jobs.walk import Entry
 
 CLAIM = {"model_id": "one", "policy": {"max_frames": 4}}
