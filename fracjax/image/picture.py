@@ -153,9 +153,9 @@ class Header:
     """32 bits of a digest of a StudyInstanceUID that is malformed, so that the images of such a
     study can be grouped without showing it; ``None`` where it is well-formed or absent."""
     accession_withheld: bool = False
+    """Whether an accession number was left out because it repeats who the patient is."""
     has_pixels: bool = False
     """Whether there is a picture, read or not: of reports and presentation states there is none."""
-    """Whether an accession number was left out because it repeats who the patient is."""
 
 
 class Rejected(Exception):

@@ -31,7 +31,7 @@ _Item = TypeVar("_Item")
 def find(state: State) -> None:
     """Find the previews among the plain pictures of a state, and mark them there.
 
-    A plain picture is a preview if a DICOM file beside it has its name, and shows the same or was
+    A plain picture is a preview if a DICOM image beside it has its name, and shows the same or was
     set aside for what it is; or if it shows the same as a DICOM image of its medium. Of a medium
     that has DICOM images whose pictures were not read, such as CT, plain pictures that match none
     are likely to be theirs, if there are no more of them, and nothing else that failed to be read.
@@ -39,7 +39,7 @@ def find(state: State) -> None:
     state.forget_previews()
     for value in state.places(Place.SIBLING):
         interrupt.check()
-        if state.unseen(Place.SIBLING, value, by_intent=True):
+        if state.unseen(Place.SIBLING, value):
             numbers = [number for number, _ in state.plain_pictures(Place.SIBLING, value)]
             state.mark_previews(numbers, Reason.PREVIEW)
         else:
@@ -47,10 +47,10 @@ def find(state: State) -> None:
     for value in state.places(Place.FILE_SET):
         interrupt.check()
         _mark_matching(state, Place.FILE_SET, value)
+        if state.unread(Place.FILE_SET, value):
+            continue  # a picture of what could not be read may be all that there is of it
         unmatched = sum(1 for _ in state.plain_pictures(Place.FILE_SET, value))
-        # A picture of what could not be read may be all that there is of it.
-        unmatched += state.unseen(Place.FILE_SET, value, by_intent=False)
-        if unmatched <= state.unseen(Place.FILE_SET, value, by_intent=True):
+        if unmatched <= state.unseen(Place.FILE_SET, value):
             numbers = [number for number, _ in state.plain_pictures(Place.FILE_SET, value)]
             state.mark_previews(numbers, Reason.LIKELY_PREVIEW)
 

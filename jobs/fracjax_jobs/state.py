@@ -31,7 +31,7 @@ from fracjax_jobs.walk import Entry
 APPLICATION_ID = 0x66726A78
 """Tells this program's state from any other SQLite file ("frjx")."""
 
-VERSION = 2
+VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE run (claim TEXT NOT NULL, salt BLOB NOT NULL, key_prefix TEXT NOT NULL,
@@ -389,15 +389,30 @@ class State:
         ):
             yield bytes(thumbnail)
 
-    def unseen(self, kind: Place, value: bytes, *, by_intent: bool) -> int:
-        """Count the DICOM images in a place whose pictures were not read, by intent or failure."""
-        reasons = [reason.value for reason in Reason if _is_intent(reason) == by_intent]
+    def unseen(self, kind: Place, value: bytes) -> int:
+        """Count the DICOM images in a place whose pictures were not read, by intent."""
+        return self._without_picture(
+            kind, value, "is_dicom", [reason for reason in Reason if _is_intent(reason)]
+        )
+
+    def unread(self, kind: Place, value: bytes) -> int:
+        """Count what may be an image in a place, and failed to be read."""
+        return self._without_picture(
+            kind,
+            value,
+            "study IS NOT NULL",
+            [reason for reason in Reason if not _is_intent(reason)],
+        )
+
+    def _without_picture(
+        self, kind: Place, value: bytes, condition: str, reasons: Sequence[Reason]
+    ) -> int:
         return self._count(
             f"""SELECT count(*) FROM image JOIN file USING (number)
-                WHERE {kind} = ? AND is_dicom AND thumbnail IS NULL AND position IS NOT NULL
+                WHERE {kind} = ? AND {condition} AND thumbnail IS NULL AND position IS NOT NULL
                     AND reason IN ({", ".join("?" * len(reasons))})""",  # noqa: S608
             value,
-            *reasons,
+            *(reason.value for reason in reasons),
         )
 
     def mark_previews(self, numbers: Iterable[int], reason: Reason) -> None:

@@ -213,7 +213,7 @@ def _look_at_file(path: Path, name: str) -> Iterator[Entry | FileSet]:
         elif head.startswith(_PROGRAM) and _unpacks_images(file):
             detail = "a program that may unpack images; unpack them"
             yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
-        elif head.startswith(_SPLIT_ZIP):
+        elif head.startswith(_SPLIT_ZIP) and not _has_prefix(head):
             yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=_PART_OF_SPLIT)
         else:
             yield from _file_set(name, head)
@@ -339,7 +339,7 @@ def _look_at_member(
         return
     head = _read_member(archive, member, _HEAD_BYTES)
     is_archive = head.startswith(_ZIP) and not _has_prefix(head)
-    if head.startswith(_SPLIT_ZIP):
+    if head.startswith(_SPLIT_ZIP) and not _has_prefix(head):
         yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=_PART_OF_SPLIT)
     elif not is_archive or len(entry.member) > 1:  # one archive within another, no more
         yield from _file_set(entry.name, head)

@@ -107,10 +107,17 @@ def test_of_a_medium_whose_images_were_not_read_pictures_are_likely_previews(tmp
         put(root, f"cd/CT{number}", dicom(number, **ct))
         put(root, f"cd/WEB/{number}.JPG", preview(number))
     assert {found for path, found in reasons().items() if "WEB" in path} == {"likely_preview"}
-    # One of them may show what could not be read.
-    put(root, "cd/DX", dicom(8)[:-1000])
-    assert {found for path, found in reasons().items() if "WEB" in path} == {None}
+    # One of them may show what could not be read, however many others there are.
+    (root / "cd/WEB/0.JPG").unlink()
+    whole = dicom(8)
+    pixels_at = whole.index(b"\xe0\x7f\x10\x00")
+    for cut in (len(whole) - 1000, pixels_at, pixels_at - 20, 300):
+        put(root, "cd/DX", whole[:cut])
+        assert {found for path, found in reasons().items() if "WEB" in path} == {None}, cut
     (root / "cd/DX").unlink()
+    put(root, "cd/AUTORUN", b"")  # of which that is not to be feared
+    assert {found for path, found in reasons().items() if "WEB" in path} == {"likely_preview"}
+    put(root, "cd/WEB/0.JPG", preview(0))
     # There are more of them than of such images: some show something else.
     put(root, "cd/WEB/9.JPG", preview(9))
     assert {found for path, found in reasons().items() if "WEB" in path} == {None}
@@ -122,6 +129,13 @@ def test_pictures_beside_a_dicomdir_without_images_are_images(tmp_path, reasons)
     put(tmp_path / "export", "1.dcm", dicom(1, **report))
     put(tmp_path / "export", "1.png", plain(1))
     assert reasons() == {"1.dcm": "not_a_radiograph", "1.png": None, "DICOMDIR": "not_an_image"}
+
+
+def test_a_report_explains_no_picture_of_its_name(tmp_path, reasons):
+    report = {"SOPClassUID": BasicTextSRStorage, "Modality": "SR", "PixelData": None}
+    put(tmp_path / "export", "1.dcm", dicom(1, **report))
+    put(tmp_path / "export", "1.png", plain(1))
+    assert reasons() == {"1.dcm": "not_a_radiograph", "1.png": None}
 
 
 def test_many_plain_pictures_on_one_medium_take_no_square_of_time(tmp_path):

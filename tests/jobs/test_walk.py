@@ -292,6 +292,7 @@ ARCHIVES = {
         b"MZ" + bytes(9_999) + archive(("a.dll", b"MZ")),
         {"": "not_an_image"},
     ),
+    "an image whose preamble is a part's": (b"PK\x07\x08" + dicom(1)[4:], {"": SCORED}),
     "an image whose preamble is an archive's": (b"PK\x03\x04" + dicom(1)[4:], {"": SCORED}),
     "one that unpacks images with a password": (
         b"MZ" + bytes(9_999) + patched_members(archive(("IM1", dicom(1))), flags=1),
