@@ -21,6 +21,29 @@ Target = Literal["fracture", "abnormality"]
 """What a positive label means. MURA labels abnormality, FracAtlas fracture; they never mix."""
 
 
+Architecture = Literal[
+    "small_cnn",
+    "resnet14",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "densenet121",
+    "densenet169",
+]
+
+DataSet = Literal["frac_atlas", "mura", "grazpedwri_dx", "rsna_cervical_spine", "own_images"]
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocess:
     """How a displayed picture becomes the network's input. Stored in every bundle.
@@ -29,15 +52,32 @@ class Preprocess:
         image_size: Side of the square input, pixels.
         channel_mean: Grey level (0..255) subtracted for each input channel of the network; a
             radiograph's one channel is given to each of them.
+        channel_std: What each channel is divided by after that, in grey levels.
+        border: Whether black and white borders around the exposed region are kept, or cropped.
+        window: Whether the grey scale is taken as displayed, or stretched so that two percentiles
+            of the exposed region become black and white.
+        clahe: Clip limit of contrast-limited adaptive histogram equalisation (Zuiderveld 1994);
+            0 switches it off.
+        fit: How a picture that is no square becomes one: ``letterbox`` fills up with black,
+            ``crop`` takes the square in the middle.
     """
 
     image_size: int = 288
     channel_mean: tuple[float, float, float] = CAFFE_BGR_MEAN
+    channel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    border: Literal["keep", "crop"] = "keep"
+    window: Literal["display", "percentile"] = "display"
+    clahe: float = 0.0
+    fit: Literal["letterbox", "crop"] = "letterbox"
 
     def __post_init__(self) -> None:
         _check(
             32 <= self.image_size <= 4096, f"image size {self.image_size}", "from 32 to 4096 pixels"
         )
+        _check(
+            min(self.channel_std) > 0, f"preprocess.channel_std={self.channel_std}", "all above 0"
+        )
+        _check(self.clahe >= 0, f"preprocess.clahe={self.clahe}", "0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +85,27 @@ class Model:
     """A network.
 
     Attributes:
-        name: Architecture.
-        strides: Where a stage halves the picture: on the first 1x1 convolution (``v1``, He et
-            al.) or on the 3x3 (``v1.5``, torchvision). Weights fit both; only one is right.
+        name: Architecture. ``resnet14`` is no published network: the smallest of its shape.
+        strides: Where a bottleneck block of a ResNet halves the picture: on the first 1x1
+            convolution (``v1``, He et al.) or on the 3x3 (``v1.5``, torchvision). Weights fit
+            both; only one is right. Other networks have no such choice.
+        norm_epsilon: What batch norm adds to the variance. It belongs to the weights: 1e-3 in
+            those of Keras's first naming, 1e-5 in those of torchvision.
+        head: What follows the last stage: what was published with the architecture, or the mean
+            over the picture and one linear layer (``pooled``). They differ for VGG alone, whose
+            published head has most of its parameters.
+        dropout: Part of the head's inputs that a training step leaves out.
     """
 
-    name: Literal["resnet14", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    name: Architecture = "resnet50"
     strides: Literal["v1", "v1.5"] = "v1"
+    norm_epsilon: float = 1e-3
+    head: Literal["published", "pooled"] = "published"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.norm_epsilon > 0, f"model.norm_epsilon={self.norm_epsilon}", "above 0")
+        _check(0 <= self.dropout < 1, f"model.dropout={self.dropout}", "from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +116,24 @@ class Data:
         name: A builder in ``tfds_mura``.
         train: Splits to learn from.
         valid: Splits whose figures are reported. They choose nothing.
+        select: Part of the groups of ``train`` that is not learned from, but chooses: which
+            checkpoint is the best, and when to stop. 0: nothing is chosen, and the last one counts.
+        labels: What is learned besides the target, each an output of its own: ``hardware``,
+            ``body_part:NAME``, or a finding that the data set's images carry.
     """
 
-    name: Literal["frac_atlas", "mura"] = "frac_atlas"
+    name: DataSet = "frac_atlas"
     train: tuple[str, ...] = ("fold_1", "fold_2", "fold_3", "fold_4")
     valid: tuple[str, ...] = ("fold_0",)
+    select: float = 0.0
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shared = set(self.train) & set(self.valid)
         _check(not shared, f"data.valid={','.join(sorted(shared))}", "splits that data.train lacks")
+        _check(0 <= self.select < 1, f"data.select={self.select}", "from 0 to below 1")
+        twice = len(set(self.labels)) < len(self.labels)
+        _check(not twice, f"data.labels={','.join(self.labels)}", "each label once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,54 +145,132 @@ class Augment:
         scale: Enlargement, either way, as a part of the size.
         shift: Movement along each axis, either way, as a part of the size.
         flip: Probability of a horizontal flip.
+        flip_vertical: Probability of a vertical flip.
         contrast: Change of the contrast about mid-grey, either way, as a part of it.
         gamma: Octaves of the exponent of the grey scale, either way.
+        noise: Standard deviation of normal noise, up to this part of the range.
+        cutout: Side of a black square, up to this part of the picture's (DeVries and Taylor,
+            arXiv:1708.04552).
+        mixup: Parameter of the beta distribution that two pictures are mixed by (Zhang et al.,
+            arXiv:1710.09412).
     """
 
     rotation: float = 20.0
     scale: float = 0.15
     shift: float = 0.05
     flip: float = 0.5
+    flip_vertical: float = 0.0
     contrast: float = 0.2
     gamma: float = 0.3
+    noise: float = 0.0
+    cutout: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(0 <= self.scale < 1, f"augment.scale={self.scale}", "from 0 to below 1")
-        _check(0 <= self.flip <= 1, f"augment.flip={self.flip}", "0 to 1")
+        for name in ("scale", "cutout"):
+            value = getattr(self, name)
+            _check(0 <= value < 1, f"augment.{name}={value}", "from 0 to below 1")
+        for name in ("flip", "flip_vertical"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"augment.{name}={value}", "0 to 1")
+        for name in ("noise", "mixup"):
+            value = getattr(self, name)
+            _check(value >= 0, f"augment.{name}={value}", "0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What training minimises.
+
+    Attributes:
+        kind: Binary cross entropy, or focal loss (Lin et al., arXiv:1708.02002), which counts what
+            is told already the less.
+        focal_gamma: The exponent of the focal loss; at 0 it is the cross entropy.
+        weights: How rare classes are made up for: ``none``; ``balanced``, both classes of an
+            output count alike; or ``mura``, for each body part by the other class's part of its
+            images (Rajpurkar et al., arXiv:1712.06957, 3.1), which holds for the target.
+        label_smoothing: How far labels are drawn to one half (Szegedy et al., arXiv:1512.00567).
+    """
+
+    kind: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = 2.0
+    weights: Literal["none", "balanced", "mura"] = "balanced"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.focal_gamma >= 0, f"loss.focal_gamma={self.focal_gamma}", "0 or more")
+        _check(
+            0 <= self.label_smoothing < 1,
+            f"loss.label_smoothing={self.label_smoothing}",
+            "from 0 to below 1",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """AdamW (Loshchilov and Hutter, arXiv:1711.05101) with warm-up and a cosine to zero.
+    """AdamW or SGD with warm-up and a cosine to zero.
 
     Attributes:
-        epochs: Passes over the training images. The last one is the model; none is chosen.
+        algorithm: ``adamw`` (Loshchilov and Hutter, arXiv:1711.05101), or ``sgd`` with Nesterov's
+            momentum and the same decoupled weight decay.
+        epochs: Passes over the training images, if nothing stops the run before.
         batch_size: Images a step, over all devices.
+        accumulate: Equal parts that a batch is divided into, one after the other, so that it needs
+            less memory. Batch norm sees each part alone.
         learning_rate: At the end of the warm-up.
         warmup: Part of all steps in which the rate rises from zero.
+        momentum: Of ``sgd``.
         weight_decay: On kernels only, not on biases or batch norm.
         clip_norm: Largest global norm of a gradient.
+        layer_decay: What the learning rate is multiplied by from each part of the network to the
+            one before it (Howard and Ruder, arXiv:1801.06146).
         frozen_stages: Leading parts of the network (1: the stem, 2: and the first stage, ...)
             that stay as they were loaded.
+        average: Part of the old value that an exponential moving average of the variables keeps
+            each step. If it is not 0, that average is the model (Polyak and Juditsky 1992).
+        patience: Epochs without a better ``monitor`` after which the run stops; 0: never. This
+            needs ``data.select``.
+        monitor: The figure of the selection images that says which epoch is the best.
+        precision: Number format of convolutions and matrix products in training. Parameters,
+            statistics, logits and loss are always ``float32``.
     """
 
+    algorithm: Literal["adamw", "sgd"] = "adamw"
     epochs: int = 8
     batch_size: int = 32
+    accumulate: int = 1
     learning_rate: float = 2e-4
     warmup: float = 0.1
+    momentum: float = 0.9
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    layer_decay: float = 1.0
     frozen_stages: int = 0
+    average: float = 0.0
+    patience: int = 0
+    monitor: Literal["auroc_study", "auroc_image", "loss"] = "auroc_study"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"optimizer.epochs={self.epochs}", "1 or more")
-        _check(self.batch_size >= 1, f"optimizer.batch_size={self.batch_size}", "1 or more")
-        _check(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate}", "above 0")
-        _check(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay}", "0 or more")
-        _check(self.clip_norm > 0, f"optimizer.clip_norm={self.clip_norm}", "above 0")
-        _check(0 <= self.warmup < 1, f"optimizer.warmup={self.warmup}", "from 0 to below 1")
+        for name, way_out, holds in (
+            ("epochs", "1 or more", self.epochs >= 1),
+            ("batch_size", "1 or more", self.batch_size >= 1),
+            ("accumulate", "1 or more", self.accumulate >= 1),
+            ("learning_rate", "above 0", self.learning_rate > 0),
+            ("warmup", "from 0 to below 1", 0 <= self.warmup < 1),
+            ("momentum", "from 0 to below 1", 0 <= self.momentum < 1),
+            ("weight_decay", "0 or more", self.weight_decay >= 0),
+            ("clip_norm", "above 0", self.clip_norm > 0),
+            ("layer_decay", "above 0, to 1", 0 < self.layer_decay <= 1),
+            ("frozen_stages", "0 to 5", 0 <= self.frozen_stages <= 5),
+            ("average", "from 0 to below 1", 0 <= self.average < 1),
+            ("patience", "0 or more", self.patience >= 0),
+        ):
+            _check(holds, f"optimizer.{name}={getattr(self, name)}", way_out)
         _check(
-            0 <= self.frozen_stages <= 5, f"optimizer.frozen_stages={self.frozen_stages}", "0 to 5"
+            self.batch_size % self.accumulate == 0,
+            f"optimizer.accumulate={self.accumulate}",
+            f"a divisor of optimizer.batch_size={self.batch_size}",
         )
 
 
@@ -142,11 +283,17 @@ class Config:
     preprocess: Preprocess = field(default_factory=Preprocess)
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
+    loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, f"seed={self.seed}", "0 to 2147483647")
+        _check(
+            self.optimizer.patience == 0 or self.data.select > 0,
+            f"optimizer.patience={self.optimizer.patience}",
+            "data.select above 0 with it, or leave it at 0",
+        )
 
 
 def fracatlas_resnet50() -> Config:
