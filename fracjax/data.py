@@ -45,6 +45,7 @@ class Example:
     source: str
     boxes: NDArray[np.float32]
     hardware: int
+    findings: tuple[str, ...]
     truncated: bool
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -87,6 +88,7 @@ class Radiographs(Sequence[Example]):
             label=int(record["label"]),
             boxes=np.reshape(record["boxes"], (-1, 4)).astype(np.float32),
             hardware=int(record["hardware"]),
+            findings=tuple(finding.decode() for finding in record["findings"]),
             truncated=bool(record["truncated"]),
             **text,
         )

@@ -13,6 +13,8 @@ group      str                     patient, or a proxy; no group stands in two s
 source     str                     the file's path inside the archive
 boxes      (n, 4) float32          ymin, xmin, ymax, xmax of each finding, 0..1; may be empty
 hardware   -1, 0 or 1              metal in the picture: unknown, no, yes
+findings   (n,) str                what else the image is labelled with: ``cast``, ``ao:23-M/3.1``;
+                                   what its data set labels and is not here, is absent
 truncated  bool                    the file ends early, and only its intact rows are here
 ========== ======================= ===============================================================
 """
@@ -67,6 +69,7 @@ def features() -> tfds.features.FeaturesDict:
             "source": tfds.features.Text(),
             "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
             "hardware": tfds.features.Scalar(np.int8),
+            "findings": tfds.features.Sequence(tfds.features.Text()),
             "truncated": tfds.features.Scalar(np.bool_),
         }
     )

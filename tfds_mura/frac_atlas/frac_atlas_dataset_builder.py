@@ -34,8 +34,11 @@ Example = dict[str, Any]
 class FracAtlas(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS carries no types
     """FracAtlas in five folds, ``fold_0`` to ``fold_4``, that share no leakage group."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.0.0": "First release.",
+        "1.1.0": "Findings.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Get FracAtlas.zip (CC BY 4.0) from figshare, doi 10.6084/m9.figshare.22363012, and unpack it
     in the manual directory, so that FracAtlas/dataset.csv, FracAtlas/images/Fractured and
@@ -92,6 +95,7 @@ class FracAtlas(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
                     "source": source,
                     "boxes": boxes.get(name, []),
                     "hardware": int(row["hardware"]),
+                    "findings": [],
                     "truncated": truncated,
                 },
             )

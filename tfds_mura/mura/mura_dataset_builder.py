@@ -41,8 +41,11 @@ class Listed:
 class Mura(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS carries no types
     """MURA-v1.1 in the release's own splits, ``train`` and ``valid``, that share no patient."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.0.0": "First release.",
+        "1.1.0": "Findings.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Register for MURA on the MURA page of the Stanford ML Group or of Stanford AIMI, accept
     Stanford's research use agreement, get MURA-v1.1.zip by the link you are sent, which must not
@@ -86,6 +89,7 @@ class Mura(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS carri
                     "source": image.source,
                     "boxes": [],
                     "hardware": -1,
+                    "findings": [],
                     "truncated": truncated,
                 },
             )
