@@ -1,7 +1,6 @@
 """Networks, and the ways to fill them with weights."""
 
-from fracjax.models.import_weights import load_keras_resnet
+from fracjax.models.layers import PARTS
 from fracjax.models.network import Network, Variables, create
-from fracjax.models.resnet import FEATURE_STAGE, FEATURES
 
-__all__ = ["FEATURES", "FEATURE_STAGE", "Network", "Variables", "create", "load_keras_resnet"]
+__all__ = ["PARTS", "Network", "Variables", "create"]

@@ -11,17 +11,50 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from fracjax.configs import Model
-from fracjax.models.resnet import DEPTHS, ResNet
+from fracjax.models import densenet, resnet, vgg
+from fracjax.models.layers import ConvNet, Layers
+from fracjax.models.small_cnn import SmallCNN
 
 Variables = dict[str, jax.Array]
 """Parameters and batch statistics by path."""
 
 
-def create(config: Model, *, outputs: int = 1, rngs: nnx.Rngs) -> ResNet:
+def create(
+    config: Model,
+    *,
+    outputs: int = 1,
+    axis_name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> ConvNet:
     """Build a network with random weights."""
-    return ResNet(DEPTHS[config.name], strides=config.strides, outputs=outputs, rngs=rngs)
+    layers = Layers(config.norm_epsilon, axis_name, dtype, rngs)
+    name, dropout = config.name, config.dropout
+    if name == "small_cnn":
+        return SmallCNN(outputs=outputs, dropout=dropout, layers=layers)
+    if name in resnet.DEPTHS:
+        return resnet.ResNet(
+            resnet.DEPTHS[name],
+            strides=config.strides,
+            outputs=outputs,
+            dropout=dropout,
+            layers=layers,
+        )
+    if name in densenet.DEPTHS:
+        return densenet.DenseNet(
+            densenet.DEPTHS[name], outputs=outputs, dropout=dropout, layers=layers
+        )
+    return vgg.VGG(
+        vgg.DEPTHS[name.removesuffix(vgg.BATCH_NORM_SUFFIX)],
+        use_norm=name.endswith(vgg.BATCH_NORM_SUFFIX),
+        head=config.head,
+        outputs=outputs,
+        dropout=dropout,
+        layers=layers,
+    )
 
 
 class Network:
@@ -30,23 +63,49 @@ class Network:
     Attributes:
         config: The architecture.
         outputs: Number of logits.
-        frozen_stages: How many leading parts (the stem, then stages) never change: their
-            parameters are not trainable and their batch norm keeps its statistics.
+        frozen_stages: How many leading parts never change: their parameters are not trainable
+            and their batch norm keeps its statistics.
+        features: Length of the feature vector.
+        feature_stage: The stage, from 1, that the features come from.
     """
 
-    def __init__(self, config: Model, *, outputs: int = 1, frozen_stages: int = 0) -> None:
+    def __init__(
+        self,
+        config: Model,
+        *,
+        outputs: int = 1,
+        frozen_stages: int = 0,
+        axis_name: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        """Prepare a network.
+
+        Args:
+            config: The architecture.
+            outputs: Number of logits.
+            frozen_stages: 0 to 5.
+            axis_name: Of the ``jax.pmap`` axis whose members share the statistics of a training
+                batch.
+            dtype: Number format of convolutions and matrix products. Variables, statistics,
+                logits and features are float32 always.
+        """
         self.config = config
         self.outputs = outputs
         self.frozen_stages = frozen_stages
-        model = nnx.eval_shape(lambda: create(config, outputs=outputs, rngs=nnx.Rngs(0)))
-        self._stage_of = model.stage_of
+        model = nnx.eval_shape(
+            lambda: create(
+                config, outputs=outputs, axis_name=axis_name, dtype=dtype, rngs=nnx.Rngs(0)
+            )
+        )
+        self.features = model.features
+        self.feature_stage = model.feature_stage
+        self._part_of = model.part_of
         model.eval()
         self._eval_graph, self._template = nnx.split(model)
         model.train()
-        if frozen_stages > 0:
-            model.stem_norm.eval()
-        for stage in list(model.stages)[: max(0, frozen_stages - 1)]:
-            stage.eval()
+        for path, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.BatchNorm) and model.part_of(path) < frozen_stages:
+                module.eval()
         self._train_graph, _ = nnx.split(model)
 
     @cached_property
@@ -55,13 +114,24 @@ class Network:
         return {_name(path): leaf.shape for path, leaf in nnx.to_flat_state(self._template)}
 
     @cached_property
-    def trainable(self) -> frozenset[str]:
-        """Names of the parameters that training changes."""
+    def parameters(self) -> frozenset[str]:
+        """Names of the variables that are parameters: all but statistics of batch norm."""
         return frozenset(
             _name(path)
             for path, leaf in nnx.to_flat_state(self._template)
-            if isinstance(leaf, nnx.Param) and self._stage_of(path) >= self.frozen_stages
+            if isinstance(leaf, nnx.Param)
         )
+
+    @cached_property
+    def trainable(self) -> frozenset[str]:
+        """Names of the parameters that training changes."""
+        return frozenset(
+            name for name in self.parameters if self.part_of(name) >= self.frozen_stages
+        )
+
+    def part_of(self, name: str) -> int:
+        """Give the part that a variable belongs to: 0 to 4 as they lead, 5 the head."""
+        return self._part_of(name.split("/"))
 
     def init(self, seed: int) -> Variables:
         """Draw random weights."""
@@ -71,24 +141,32 @@ class Network:
     def logits_and_features(
         self, variables: Variables, x: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Score normalised pictures (batch, height, width, 3).
+        """Score normalised pictures (batch, height, width, 3), of 32 pixels or more each way.
 
         Returns:
-            float32 (batch, outputs), and float32 (batch, ``FEATURES``), as
-            :class:`~fracjax.models.resnet.ResNet` describes them.
+            float32 (batch, outputs), and float32 (batch, ``features``): the mean over the picture
+            of what ``feature_stage`` puts out.
         """
-        logits, features = nnx.merge(self._eval_graph, self._unflatten(variables))(x)
-        return logits.astype(jnp.float32), features.astype(jnp.float32)
+        model = nnx.merge(self._eval_graph, self._unflatten(variables))
+        logits, features = model(x)
+        return logits, features
 
-    def train_logits(self, variables: Variables, x: jax.Array) -> tuple[jax.Array, Variables]:
+    def train_logits(
+        self, variables: Variables, x: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, Variables]:
         """Score as :meth:`logits_and_features`, but with batch norm on the batch's own statistics.
+
+        Args:
+            variables: By name.
+            x: Normalised pictures (batch, height, width, 3).
+            keys: (batch,), what dropout leaves out of each picture by.
 
         Returns:
             Logits, and the variables with the running statistics moved on.
         """
         model = nnx.merge(self._train_graph, self._unflatten(variables), copy=True)
-        logits, _ = model(x)
-        return logits.astype(jnp.float32), _flatten(nnx.state(model))
+        logits, _ = model(x, keys)
+        return logits, _flatten(nnx.state(model))
 
     def _unflatten(self, variables: Variables) -> nnx.State[Any, Any]:
         flat = nnx.to_flat_state(self._template)
