@@ -6,23 +6,33 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 import make_dummy_data as dummy
 from fracjax.errors import DataError
+from fracjax.image import read_picture
 from fracjax.image.raster import decode_gray
 from tfds_mura import schema
 from tfds_mura.frac_atlas import FracAtlas
 from tfds_mura.frac_atlas import frac_atlas_dataset_builder as frac_atlas
+from tfds_mura.grazpedwri_dx import GrazpedwriDx
 from tfds_mura.mura import Mura
+from tfds_mura.own_images import OwnImages
+from tfds_mura.rsna_cervical_spine import RsnaCervicalSpine
+from tfds_mura.rsna_cervical_spine import rsna_cervical_spine_dataset_builder as rsna
 
 REPOSITORY = Path(__file__).parents[1]
-ARCHIVES = {
-    FracAtlas: REPOSITORY / "tfds_mura/frac_atlas/dummy_data",
-    Mura: REPOSITORY / "tfds_mura/mura/dummy_data",
-}
+BUILDERS = (FracAtlas, Mura, GrazpedwriDx, RsnaCervicalSpine, OwnImages)
+ARCHIVES = {builder: REPOSITORY / "tfds_mura" / builder.name / "dummy_data" for builder in BUILDERS}
+PLAIN = (FracAtlas, Mura)
+"""Whose files are 8-bit pictures, kept as they are."""
+RELEASES = BUILDERS[:-1]
 
 
 def read(builder_class, data_dir):
@@ -56,8 +66,8 @@ def copy_archive(builder_class, tmp_path):
 
 
 def test_dummy_data_is_what_its_script_makes(tmp_path):
-    dummy.make_frac_atlas(tmp_path / FracAtlas.name)
-    dummy.make_mura(tmp_path / Mura.name)
+    for name, make in dummy.MAKERS.items():
+        make(tmp_path / name)
     for builder, committed in ARCHIVES.items():
         made = tmp_path / builder.name
         files = {file.relative_to(made) for file in made.rglob("*") if file.is_file()}
@@ -68,8 +78,8 @@ def test_dummy_data_is_what_its_script_makes(tmp_path):
 
 
 def test_feature_schemas_are_equal(data_dir):
-    one, other = (builder(data_dir=data_dir).info.features for builder in ARCHIVES)
-    assert one.to_json() == other.to_json()
+    schemas = [builder(data_dir=data_dir).info.features.to_json() for builder in BUILDERS]
+    assert all(other == schemas[0] for other in schemas)
 
 
 def test_the_schema_survives_reading_from_the_directory_alone(data_dir):
@@ -77,7 +87,7 @@ def test_the_schema_survives_reading_from_the_directory_alone(data_dir):
     assert isinstance(builder.info.features["image"], schema.GrayImage)
 
 
-@pytest.mark.parametrize("builder_class", ARCHIVES)
+@pytest.mark.parametrize("builder_class", PLAIN)
 def test_pixels_are_those_of_the_source_file(builder_class, data_dir):
     (archive,) = ARCHIVES[builder_class].iterdir()
     for source, example in by_source(read(builder_class, data_dir)).items():
@@ -87,7 +97,7 @@ def test_pixels_are_those_of_the_source_file(builder_class, data_dir):
         assert example["truncated"] == ("truncated_rows" in notes)
 
 
-@pytest.mark.parametrize("builder_class", ARCHIVES)
+@pytest.mark.parametrize("builder_class", PLAIN)
 def test_the_files_own_bytes_are_kept(builder_class, data_dir):
     (archive,) = ARCHIVES[builder_class].iterdir()
     builder = builder_class(data_dir=data_dir, file_format="array_record")
@@ -96,6 +106,20 @@ def test_the_files_own_bytes_are_kept(builder_class, data_dir):
         for example in stored:
             own = (archive / example["source"].decode()).read_bytes()
             assert (example["image"] == own) == (not example["truncated"])
+
+
+@pytest.mark.parametrize("builder_class", [GrazpedwriDx, OwnImages])
+def test_what_is_stored_is_what_scoring_shows_of_the_file(builder_class, data_dir):
+    archive = ARCHIVES[builder_class]
+    if builder_class in RELEASES:
+        (archive,) = archive.iterdir()
+    kinds = set()
+    for source, example in by_source(read(builder_class, data_dir)).items():
+        picture = read_picture((archive / source).read_bytes())
+        kinds.add(picture.voi_source)
+        shown = np.rint(picture.display * 255).astype(np.uint8)
+        np.testing.assert_array_equal(example["image"][..., 0], shown, err_msg=source)
+    assert kinds >= {"percentile"}
 
 
 def test_frac_atlas_counts_and_folds(data_dir):
@@ -186,6 +210,107 @@ def test_mura_studies_are_unique_and_groups_are_patients(data_dir):
     assert len(folders) == 7
 
 
+def assert_boxes_frame_the_bright_patch(examples):
+    for source, example in examples.items():
+        height, width, _ = example["image"].shape
+        for box in example["boxes"]:
+            top, left, bottom, right = np.rint(box * [height, width, height, width]).astype(int)
+            inside = example["image"][top:bottom, left:right].astype(float)
+            rest = example["image"].astype(float)
+            rest[top:bottom, left:right] = 0
+            assert inside.mean() > 1.5 * rest.max(), source
+
+
+def test_grazpedwri_dx_folds_share_no_patient_and_leave_out_the_uncertain(data_dir):
+    folds = read(GrazpedwriDx, data_dir)
+    assert list(folds) == [f"fold_{fold}" for fold in range(5)]
+    assert_splits_share_no_group(folds)
+    names = {Path(source).stem for source in by_source(folds)}
+    assert len(names) == 2 * dummy.GRAZ_PATIENTS - 1
+    assert dummy.GRAZ_UNCERTAIN not in names
+    assert {ex["group"] for ex in by_source(folds).values()} == {
+        str(patient).encode() for patient in range(1, dummy.GRAZ_PATIENTS + 1)
+    }
+
+
+def test_grazpedwri_dx_labels_the_image_not_the_wrist(data_dir):
+    examples = {Path(s).stem: ex for s, ex in by_source(read(GrazpedwriDx, data_dir)).items()}
+    occult = examples[dummy.GRAZ_OCCULT]
+    other = examples["0002_0000000002_01_WRI-L2_F008"]
+    assert (occult["label"], other["label"]) == (0, 1)
+    assert (list(occult["findings"]), list(other["findings"])) == ([], [b"ao:23r-M/2.1"])
+    assert (occult["view"], other["view"]) == (b"frontal", b"lateral")
+    assert occult["study_id"] == other["study_id"]
+
+
+def test_grazpedwri_dx_findings_come_of_the_table_and_of_the_boxes(data_dir):
+    examples = by_source(read(GrazpedwriDx, data_dir)).values()
+    by_group = {int(ex["group"]): ex for ex in examples}
+    assert list(by_group[6]["findings"]) == [b"cast", b"ao:23r-M/3.1", b"ao:23u-E/7"]
+    assert list(by_group[7]["findings"]) == [b"osteopenia"]
+    assert list(by_group[10]["findings"]) == [b"periostealreaction", b"ao:23r-M/2.1"]
+    assert [group for group, ex in sorted(by_group.items()) if ex["hardware"]] == [8, 10]
+
+
+def test_grazpedwri_dx_boxes_frame_the_fracture(data_dir):
+    examples = by_source(read(GrazpedwriDx, data_dir))
+    assert all(len(ex["boxes"]) == ex["label"] for ex in examples.values())
+    assert_boxes_frame_the_bright_patch(examples)
+
+
+def test_rsna_takes_boxed_slices_and_studies_without_fracture(data_dir):
+    folds = read(RsnaCervicalSpine, data_dir)
+    assert_splits_share_no_group(folds)
+    examples = by_source(folds)
+    positive = [ex for ex in examples.values() if ex["label"]]
+    negative = [ex for ex in examples.values() if not ex["label"]]
+    assert {int(ex["source"].decode().split("/")[2][:-4]) for ex in positive} == {3, 4}
+    assert not any(int(ex["study_id"].decode().split(".")[-1]) % 2 == 0 for ex in negative)
+    assert len(negative) == dummy.RSNA_SLICES * dummy.RSNA_STUDIES / 2
+    assert dummy.RSNA_UNBOXED.encode() not in {ex["study_id"] for ex in examples.values()}
+    assert all(len(ex["boxes"]) == ex["label"] for ex in examples.values())
+    assert_boxes_frame_the_bright_patch(examples)
+
+
+def test_rsna_slices_of_a_study_without_fracture_are_evenly_spaced(tmp_path):
+    folder = tmp_path / "train_images" / "1.2"
+    folder.mkdir(parents=True)
+    for position in range(1, 401):
+        (folder / f"{position}.dcm").touch()
+    chosen = [position for _, position in rsna.choose_slices(tmp_path, {"1.2": 0}, {})]
+    assert len(chosen) == rsna.NEGATIVE_SLICES
+    assert (chosen[0], chosen[-1]) == (1, 400)
+    assert set(np.diff(chosen)) == {21}
+
+
+def test_rsna_slices_are_shown_in_the_window_for_bone(data_dir):
+    (archive,) = ARCHIVES[RsnaCervicalSpine].iterdir()
+    shown = rsna.read_slice(archive / "train_images/1.2.826.0.1.3680043.2/3.dcm")
+    left, top, _, _ = dummy.BOX
+    hounsfield = 12 * 240 - 1024
+    wanted = (hounsfield - (rsna.BONE_CENTER - 0.5)) / (rsna.BONE_WIDTH - 1) + 0.5
+    assert shown[top, left] == pytest.approx(min(wanted, 1), abs=1e-6)
+    assert shown.min() == 0  # air
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEG2000Lossless])
+def test_rsna_compressed_slices_are_shown_as_native_ones(syntax, tmp_path):
+    (archive,) = ARCHIVES[RsnaCervicalSpine].iterdir()
+    native = archive / "train_images/1.2.826.0.1.3680043.2/3.dcm"
+    dataset = dcmread(native)
+    if syntax == JPEGLosslessSV1:
+        stream = imagecodecs.ljpeg_encode(dataset.pixel_array, bitspersample=12)
+    else:
+        stream = imagecodecs.jpeg2k_encode(
+            dataset.pixel_array, level=0, reversible=True, codecformat="j2k", bitspersample=12
+        )
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(tmp_path / "3.dcm")
+    np.testing.assert_array_equal(rsna.read_slice(tmp_path / "3.dcm"), rsna.read_slice(native))
+
+
 # What is refused, and how
 
 
@@ -198,9 +323,14 @@ def assert_refused(builder_class, manual_dir, tmp_path, *words):
         assert word in message
 
 
-@pytest.mark.parametrize("builder_class", ARCHIVES)
+@pytest.mark.parametrize("builder_class", RELEASES)
 def test_no_manual_directory(builder_class, tmp_path):
-    way_out = {FracAtlas: "figshare", Mura: "research use agreement"}[builder_class]
+    way_out = {
+        FracAtlas: "figshare",
+        Mura: "research use agreement",
+        GrazpedwriDx: "figshare",
+        RsnaCervicalSpine: "Kaggle",
+    }[builder_class]
     assert_refused(builder_class, tmp_path / "absent", tmp_path, str(tmp_path / "absent"), way_out)
     (tmp_path / "empty").mkdir()
     assert_refused(builder_class, tmp_path / "empty", tmp_path, str(tmp_path / "empty"), way_out)
@@ -285,6 +415,84 @@ def test_mura_odd_lists(name, change, word, tmp_path):
     path = manual_dir / "MURA-v1.1" / name
     path.write_text(path.read_text().replace(*change, 1))
     assert_refused(Mura, manual_dir, tmp_path, name, word, "as released")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ((",fracture_visible,", ",fracture,"), ("no column fracture_visible", "as released")),
+        ((",1,0.144", ",2,0.144"), ("metal '2'", "as released")),
+        (("0001_0000000001", "0099_0000000001"), ("0099_0000000001", "images_part")),
+    ],
+)
+def test_grazpedwri_dx_odd_table(change, words, tmp_path):
+    manual_dir = copy_archive(GrazpedwriDx, tmp_path)
+    table = manual_dir / "GRAZPEDWRI-DX/dataset.csv"
+    table.write_text(table.read_text().replace(*change))
+    assert_refused(GrazpedwriDx, manual_dir, tmp_path, *words)
+
+
+@pytest.mark.parametrize("line", ["3 0.5 0.5 0.2", "9 0.5 0.5 0.2 0.2", "x 0 0 1 1"])
+def test_grazpedwri_dx_odd_boxes(line, tmp_path):
+    manual_dir = copy_archive(GrazpedwriDx, tmp_path)
+    labels = manual_dir / "GRAZPEDWRI-DX/folder_structure/yolov5/labels"
+    next(iter(labels.iterdir())).write_text(line)
+    assert_refused(GrazpedwriDx, manual_dir, tmp_path, line, "as released")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("train.csv", ("3680043.1,0,", "3680043.1,1,"), ("3680043.1", "as released")),
+        ("train.csv", ("3680043.1,0,", "3680043.99,0,"), ("3680043.99", "unpack")),
+        ("train.csv", ("3680043.2,1,0,1", "3680043.2,0,0,0"), ("3680043.2", "frames a fracture")),
+        ("train_bounding_boxes.csv", ("24.0", "?"), ("no number", "as released")),
+    ],
+)
+def test_rsna_odd_tables(name, change, words, tmp_path):
+    manual_dir = copy_archive(RsnaCervicalSpine, tmp_path)
+    table = manual_dir / "rsna-2022-cervical-spine-fracture-detection" / name
+    table.write_text(table.read_text().replace(*change))
+    assert_refused(RsnaCervicalSpine, manual_dir, tmp_path, *words)
+
+
+def test_rsna_damaged_slice(tmp_path):
+    manual_dir = copy_archive(RsnaCervicalSpine, tmp_path)
+    root = manual_dir / "rsna-2022-cervical-spine-fracture-detection"
+    slice_file = root / "train_images/1.2.826.0.1.3680043.1/1.dcm"
+    slice_file.write_bytes(slice_file.read_bytes()[:900])
+    assert_refused(RsnaCervicalSpine, manual_dir, tmp_path, "3680043.1/1.dcm", "unpack")
+
+
+# What does not fit in memory
+
+
+SHUFFLE_ON_DISK = """
+import sys
+from pathlib import Path
+import tfds_mura.schema
+from tensorflow_datasets.core import shuffle
+from fracjax import data
+
+shuffle.MAX_MEM_BUFFER_SIZE = int(sys.argv[3])
+data.prepare("mura", Path(sys.argv[1]), Path(sys.argv[2]))
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_a_split_that_is_shuffled_on_disk_is_the_same_and_needs_no_tensorflow(tmp_path, run_python):
+    splits = {}
+    for held_bytes in (0, 10**9):
+        folder = tmp_path / str(held_bytes)
+        done = run_python("-c", SHUFFLE_ON_DISK, ARCHIVES[Mura], folder, held_bytes)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[-1] == "False", "TensorFlow was imported"
+        examples = read(Mura, folder)
+        splits[held_bytes] = {
+            split: [ex["source"] for ex in rows] for split, rows in examples.items()
+        }
+        assert not list(folder.rglob("*.tmp"))
+    assert splits[0] == splits[10**9]
 
 
 # The real part of FracAtlas

@@ -92,9 +92,36 @@ SCOPES: Mapping[str, frozenset[BodyPart]] = MappingProxyType(
         "frac_atlas": LIMBS,
         # Seven kinds of study, all of the upper limb, none of the clavicle alone.
         "mura": _UPPER - {BodyPart.CLAVICLE} | {BodyPart.EXTREMITY},
+        # Wrists of children, which show the distal forearm.
+        "grazpedwri_dx": frozenset(
+            {BodyPart.WRIST, BodyPart.FOREARM, BodyPart.UPPER_LIMB, BodyPart.EXTREMITY}
+        ),
+        # Slices of CT: what is read as a radiograph is never one.
+        "rsna_cervical_spine": frozenset({BodyPart.SPINE, BodyPart.NECK}),
+        # Only its images can tell; none means any.
+        "own_images": frozenset(),
     }
 )
 """By data set, the body parts that a model trained on it has seen."""
+
+
+def scope_of(data_set: str, body_parts: Iterable[str]) -> frozenset[BodyPart]:
+    """Tell what a model of a data set is meant for.
+
+    Args:
+        data_set: A key of :data:`SCOPES`.
+        body_parts: Of the images learned from, as the feature schema has them. They count where
+            the data set has no scope of its own.
+
+    Returns:
+        Terms, generic ones that stand for one of them included; empty means any body part.
+    """
+    texts = set(body_parts)
+    if SCOPES[data_set] or "" in texts:
+        return SCOPES[data_set]
+    parts = {BodyPart(part) for text in texts for part in text.split("+")}
+    return frozenset(parts | {generic for generic, of in _GENERIC.items() if of & parts})
+
 
 _CODES: Mapping[BodyPart, str] = {
     BodyPart.FINGER: "7569003 T-D8800 76505004 T-D8810 125682004 T-15516",

@@ -1,6 +1,7 @@
 """What of a header names a body part."""
 
 import csv
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from pydicom import dcmread
 from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes
 
+from fracjax.configs import DataSet
 from fracjax.image.anatomy import (
     LIMBS,
     SCOPES,
@@ -18,6 +20,7 @@ from fracjax.image.anatomy import (
     part_of_code,
     part_of_tag,
     resolve,
+    scope_of,
 )
 from fracjax.image.header import facts
 
@@ -199,13 +202,22 @@ def test_a_tag_cannot_hide_a_limb_that_is_described():
 
 
 def test_scopes():
-    assert set(SCOPES) == {"frac_atlas", "mura"}
-    for scope in SCOPES.values():
-        assert scope <= LIMBS
-        assert BodyPart.EXTREMITY in scope
+    assert set(SCOPES) == set(get_args(DataSet))
+    for name in ("frac_atlas", "mura", "grazpedwri_dx"):
+        assert SCOPES[name] <= LIMBS
+        assert BodyPart.EXTREMITY in SCOPES[name]
+    assert not SCOPES["rsna_cervical_spine"] & LIMBS
     mura = {"elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist"}
     assert SCOPES["mura"] == mura | {"upper_limb", "extremity"}
     assert not LIMBS & {"chest", "skull", "spine", "teeth", "phantom", "whole_body"}
+
+
+def test_the_scope_of_own_images_is_what_they_show():
+    shown = scope_of("own_images", ["hand", "wrist+hand", "hand"])
+    assert {BodyPart.HAND, BodyPart.WRIST, BodyPart.EXTREMITY, BodyPart.UPPER_LIMB} == shown
+    # An image of an unknown part lifts the limit.
+    assert scope_of("own_images", ["hand", ""]) == frozenset()
+    assert scope_of("mura", ["hand", ""]) == SCOPES["mura"]
 
 
 def test_real_headers(shared):

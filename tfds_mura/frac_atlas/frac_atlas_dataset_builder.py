@@ -5,14 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
-from sklearn.model_selection import StratifiedGroupKFold
 
 from fracjax.errors import DataError
 from tfds_mura import schema
-
-FOLDS = 5
 
 GROUP_BLOCK = 20
 """Consecutive ids are often views of one patient; without ``groups.csv``, blocks share a group."""
@@ -167,10 +163,8 @@ def assign_folds(rows: list[dict[str, str]], groups: dict[str, str]) -> list[lis
     Returns:
         For each fold, the indices of its rows.
     """
-    labels = [row["fractured"] for row in rows]
-    members = [groups[row["image_id"]] for row in rows]
-    folds = StratifiedGroupKFold(FOLDS).split(np.zeros(len(rows)), labels, members)
-    return [held_out.tolist() for _, held_out in folds]
+    labels = [int(row["fractured"]) for row in rows]
+    return schema.assign_folds(labels, [groups[row["image_id"]] for row in rows])
 
 
 def read_boxes(root: Path) -> dict[str, list[tfds.features.BBox]]:
@@ -182,11 +176,11 @@ def read_boxes(root: Path) -> dict[str, list[tfds.features.BBox]]:
         image = images[annotation["image_id"]]
         left, top, width, height = annotation["bbox"]
         boxes.setdefault(image["file_name"], []).append(
-            tfds.features.BBox(
-                ymin=np.clip(top / image["height"], 0, 1),
-                xmin=np.clip(left / image["width"], 0, 1),
-                ymax=np.clip((top + height) / image["height"], 0, 1),
-                xmax=np.clip((left + width) / image["width"], 0, 1),
+            schema.box(
+                top / image["height"],
+                left / image["width"],
+                (top + height) / image["height"],
+                (left + width) / image["width"],
             )
         )
     return boxes

@@ -74,8 +74,8 @@ class Mura(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS carri
         return {split: self._generate_examples(root, listed) for split, listed in splits.items()}
 
     def _generate_examples(self, root: Path, images: list[Listed]) -> Iterator[tuple[str, Example]]:
-        for image in images:
-            data, truncated = schema.intact_image(root / image.source)
+        files = schema.ahead(schema.intact_image, (root / image.source for image in images))
+        for image, (data, truncated) in zip(images, files, strict=True):
             yield (
                 image.source,
                 {
