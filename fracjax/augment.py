@@ -1,40 +1,108 @@
-"""Random changes of the training pictures, drawn and applied on the device."""
+"""Random changes of the training pictures, drawn and applied on the device.
+
+What is drawn for a picture depends on the key that came with it alone, so that a batch changes
+alike on any number of devices.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from fracjax.configs import Augment
 
+# Each of these draws from a key of its own, so that switching one on changes no other draw.
+_FLIP_VERTICAL, _NOISE, _CUTOUT, _MIXUP = range(1, 5)
 
-def augment(pictures: jax.Array, key: jax.Array, config: Augment) -> jax.Array:
-    """Rotate, scale, shift, flip and change the contrast of each picture of a batch by chance.
+
+def augment(pictures: jax.Array, keys: jax.Array, config: Augment) -> jax.Array:
+    """Move, mirror, change the contrast of and disturb each picture of a batch by chance.
 
     A horizontal flip also mirrors the L or R marker in a radiograph: what is learned here does
-    not know one side of the body from the other.
+    not know one side of the body from the other. Noise is added as far as it is within 0..1, and
+    not where a picture is black. :func:`mixup` is left to the caller, since it changes labels too.
 
     Args:
         pictures: float32 (batch, size, size) in 0..1.
-        key: A PRNG key; the same key gives the same changes.
-        config: The largest change of each kind.
+        keys: PRNG keys (batch,), one a picture; the same key gives the same changes. Make them of
+            the place in the whole batch, not in a device's share.
+        config: The largest change of each kind. What is zero costs nothing.
 
     Returns:
-        Pictures of the same shape and range. What is turned in from outside is black.
+        Pictures of the same shape and range. What is turned in from outside is black, and what is
+        black stays so.
     """
-    keys = jax.random.split(key, len(pictures))
-    return jax.vmap(_augment_one, in_axes=(0, 0, None))(pictures, keys, config)
+    return jax.vmap(functools.partial(_augment_one, config=config))(pictures, keys)
+
+
+def mixup(
+    pictures: jax.Array, weights: jax.Array, keys: jax.Array, config: Augment
+) -> tuple[jax.Array, jax.Array]:
+    """Mix the first picture with the second, the third with the fourth, and so on, with labels.
+
+    A pair's shares are drawn from a beta distribution (Zhang et al., arXiv:1710.09412), and either
+    picture of it becomes a mixture: one with the one share, the other with the other. A share of a
+    batch of even length holds whole pairs, and mixes as it would within the whole batch.
+
+    Args:
+        pictures: float32 (batch, size, size); the batch is even.
+        weights: float32 (batch, outputs, 2), as :mod:`fracjax.losses` takes them.
+        keys: Those of :func:`augment`. The first of a pair counts.
+        config: ``mixup``, above 0, is the parameter of the distribution.
+
+    Returns:
+        Pictures and weights of the same shapes. A label that one of a pair lacks, both lack then:
+        the mixture shows something of a picture of which it is not known.
+    """
+
+    def share_of(key: jax.Array) -> jax.Array:
+        return jax.random.beta(jax.random.fold_in(key, _MIXUP), config.mixup, config.mixup)
+
+    shares = jax.vmap(share_of)(keys.reshape(-1, 2)[:, 0])
+
+    def mixed(pairs: jax.Array) -> jax.Array:
+        share = jnp.expand_dims(shares, range(1, pairs.ndim))
+        return share * pairs + (1 - share) * pairs[:, ::-1]
+
+    picture_pairs = pictures.reshape(-1, 2, *pictures.shape[1:])
+    weight_pairs = weights.reshape(-1, 2, *weights.shape[1:])
+    known = (weight_pairs.sum(axis=-1, keepdims=True) > 0).all(axis=1, keepdims=True)
+    return (
+        mixed(picture_pairs).reshape(pictures.shape),
+        (mixed(weight_pairs) * known).reshape(weights.shape),
+    )
 
 
 def _augment_one(picture: jax.Array, key: jax.Array, config: Augment) -> jax.Array:
+    size = picture.shape[0]
     draws = jax.random.uniform(key, (7,), minval=-1.0)
-    angle = draws[0] * jnp.deg2rad(config.rotation)
-    scale = 1 + draws[1] * config.scale
-    shift = draws[2:4] * config.shift * picture.shape[0]
-    mirror = jnp.where(draws[4] < 2 * config.flip - 1, -1.0, 1.0)
-    warped = warp(picture, angle, scale, shift, mirror)
-    contrast = 1 + draws[5] * config.contrast
-    gamma = jnp.exp2(draws[6] * config.gamma)
-    # Around mid-grey, and only inside 0..1, as a change of window would show it.
-    return jnp.clip((warped - 0.5) * contrast + 0.5, 0, 1) ** gamma * (warped > 0)
+    if any((config.rotation, config.scale, config.shift, config.flip, config.flip_vertical)):
+        angle = draws[0] * jnp.deg2rad(config.rotation)
+        scale = 1 + draws[1] * config.scale
+        shift = draws[2:4] * config.shift * size
+        mirror = jnp.where(draws[4] < 2 * config.flip - 1, -1.0, 1.0)
+        upend = jax.random.bernoulli(jax.random.fold_in(key, _FLIP_VERTICAL), config.flip_vertical)
+        picture = warp(
+            picture, angle, scale, shift, jnp.stack([jnp.where(upend, -1.0, 1.0), mirror])
+        )
+    shown = picture > 0
+    if config.contrast or config.gamma:
+        contrast = 1 + draws[5] * config.contrast
+        gamma = jnp.exp2(draws[6] * config.gamma)
+        # Around mid-grey, and only inside 0..1, as a change of window would show it.
+        picture = jnp.clip((picture - 0.5) * contrast + 0.5, 0, 1) ** gamma * shown
+    if config.noise:
+        of_strength, of_pixels = jax.random.split(jax.random.fold_in(key, _NOISE))
+        deviation = jax.random.uniform(of_strength, maxval=config.noise)
+        noise = deviation * jax.random.normal(of_pixels, picture.shape)
+        picture = jnp.clip(picture + noise, 0, 1) * shown
+    if config.cutout:
+        *centre, part = jax.random.uniform(jax.random.fold_in(key, _CUTOUT), (3,))
+        # The centre is anywhere in the picture, so part of the square may lie outside.
+        places = (jnp.arange(size) + 0.5) / size
+        rows, columns = (jnp.abs(places - place) < part * config.cutout / 2 for place in centre)
+        picture *= ~(rows[:, None] & columns)
+    return picture
 
 
 def warp(
@@ -47,7 +115,8 @@ def warp(
         angle: Radians; positive turns the picture clockwise as it is seen.
         scale: Above 1 enlarges.
         shift: (2,), pixels down and to the right.
-        mirror: -1 mirrors left and right, 1 does not.
+        mirror: (2,); of the first, -1 turns the picture upside down before all else, of the second
+            -1 mirrors left and right; 1 does not.
 
     Returns:
         float32 (size, size), zero where nothing of the picture lies.
@@ -58,8 +127,8 @@ def warp(
     rows = axis[:, None] - shift[0]
     columns = axis[None, :] - shift[1]
     cosine, sine = jnp.cos(angle) / scale, jnp.sin(angle) / scale
-    source_rows = cosine * rows - sine * columns + centre
-    source_columns = mirror * (sine * rows + cosine * columns) + centre
+    source_rows = mirror[0] * (cosine * rows - sine * columns) + centre
+    source_columns = mirror[1] * (sine * rows + cosine * columns) + centre
     warped: jax.Array = jax.scipy.ndimage.map_coordinates(
         picture, [source_rows, source_columns], order=1, mode="constant"
     )

@@ -38,6 +38,24 @@ MOST_OF_ONE_LEVEL = 0.9
 _SAMPLE_SIDE = 1024  # pixels: statistics are taken of every n-th pixel of a larger picture
 _ROUNDS = 16  # of peeling, so that no picture takes for ever
 
+Box = tuple[slice, slice]
+"""Rows and columns."""
+
+
+def exposed_box(values: NDArray[Any]) -> Box:
+    """Find the exposed region, as the rows and columns that are left when borders are peeled off.
+
+    Args:
+        values: Numbers (h, w).
+
+    Returns:
+        What is left without the lines of nearly one value at the picture's sides; or, where that
+        is nothing, without those of exactly one value; or else the whole.
+    """
+    values = values.astype(np.float32, copy=False)
+    box, inner = _peel_twice(values, None)
+    return next((found for found in (inner, box) if values[found].size), _whole(values))
+
 
 def exposed_sample(values: NDArray[Any], background: Mask | None) -> NDArray[np.float32]:
     """Sample the values of the exposed region.
@@ -55,13 +73,10 @@ def exposed_sample(values: NDArray[Any], background: Mask | None) -> NDArray[np.
         float32 (n,); empty where all is background.
     """
     values = values.astype(np.float32, copy=False)
-    whole = slice(0, values.shape[0]), slice(0, values.shape[1])
-    box = _peel(values, background, whole, 0.0)
+    box, inner = _peel_twice(values, background)
     sample = _picture_values(values, background, box)
     if sample.size == 0:
-        return _picture_values(values, background, whole)
-    low, high = (float(level) for level in np.percentile(sample, (2, 98)))
-    inner = _peel(values, background, box, NEAR * (high - low))
+        return _picture_values(values, background, _whole(values))
     coarse, picture = _coarse(values, background, inner)
     if not picture.any():
         return sample
@@ -110,7 +125,18 @@ def is_usable(shown: NDArray[np.float32]) -> bool:
     )
 
 
-Box = tuple[slice, slice]
+def _whole(values: NDArray[np.float32]) -> Box:
+    return slice(0, values.shape[0]), slice(0, values.shape[1])
+
+
+def _peel_twice(values: NDArray[np.float32], background: Mask | None) -> tuple[Box, Box]:
+    """Peel off lines of one value, then lines of nearly one; a box is empty if nothing is left."""
+    box = _peel(values, background, _whole(values), 0.0)
+    sample = _picture_values(values, background, box)
+    if sample.size == 0:
+        return box, box
+    low, high = (float(level) for level in np.percentile(sample, (2, 98)))
+    return box, _peel(values, background, box, NEAR * (high - low))
 
 
 def _peel(values: NDArray[np.float32], background: Mask | None, box: Box, tolerance: float) -> Box:

@@ -29,7 +29,7 @@ from fracjax.image import (
     read_pictures,
 )
 from fracjax.image.read import SNIFF_BYTES, WIDE_SNIFF_BYTES, check_kind
-from fracjax.image.render import placement
+from fracjax.image.render import placement, shown
 from fracjax_jobs.walk import Entry, is_bomb, open_archive, open_regular
 
 MAX_FILE_BYTES = 2**30
@@ -155,7 +155,8 @@ def _outcome(picture: Picture | Rejected, preprocess: Preprocess) -> Reading | R
     if not np.isfinite(square).all():  # its likelihood would upset the order of all others
         return Rejected(Reason.CORRUPT, "pixels that are not finite numbers", picture.header)
     sides = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    picture_alone = square[placement(picture.display.shape, preprocess)]
+    region = picture.display[shown(picture.display, preprocess)]
+    picture_alone = square[placement(region.shape, preprocess)]
     small = cv2.resize(picture_alone, sides, interpolation=cv2.INTER_AREA)
     return Reading(
         input=square,
