@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fracjax import engine, gate, train
+from fracjax import engine, finish, gate
 from fracjax.bundle import BUNDLED, read_without_gate
 from fracjax.configs import Preprocess
 from fracjax.image import Rejected, network_input, read_picture
@@ -76,7 +76,7 @@ def main(
             name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()
         }
     else:
-        fitted = train.fit_gate(bundle, out, data_dir=data_dir, outside=outside).gate
+        fitted = finish.fit_gate(bundle, out, data_dir=data_dir, outside=outside).gate
         for name, rate in fitted.false_reject.items():
             typer.echo(f"turned away: {name}: {rate}")
         accepted = fitted.false_accept

@@ -8,24 +8,43 @@ Prints the median time of each, taken in turns, and their ratio.
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
 from flax import nnx
+from jax import numpy as jnp
+from jax.typing import DTypeLike
 
 from fracjax import step
 from fracjax.configs import Augment, Config, Model, Preprocess
-from fracjax.models import Network, resnet
+from fracjax.models import Network, layers
 
 
 class Conv(nnx.Conv):
     """The peer: Flax's own convolution, in the place of ``PointwiseConv``."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_channels, channels, (1, 1), stride, padding="VALID", rngs=rngs)
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        use_bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            channels,
+            (1, 1),
+            stride,
+            padding="VALID",
+            use_bias=use_bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
 
 def training_step(size: int, batch: int) -> Callable[[], float]:
@@ -33,18 +52,15 @@ def training_step(size: int, batch: int) -> Callable[[], float]:
     no_change = Augment(rotation=0, scale=0, shift=0, flip=0, contrast=0, gamma=0)
     config = Config("benchmark", preprocess=Preprocess(image_size=size), augment=no_change)
     network = Network(Model())
-    optimizer = step.create_optimizer(config.optimizer, steps=100)
-    variables = network.init(seed=0)
-    parameters = {name: variables[name] for name in network.trainable}
-    state: Any = step.TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(parameters))
-    data: Any = {
-        "image": np.random.default_rng(0).integers(0, 256, (batch, size, size), np.uint8),
-        "label": np.arange(batch, dtype=np.int32) % 2,
+    optimizer = step.create_optimizer(config.optimizer, network, steps=100)
+    state = step.begin(network, optimizer, network.init(seed=0), keeps_average=False)
+    positive = np.arange(batch) % 2
+    data = {
+        "image": np.random.default_rng(0).integers(0, 256, (1, batch, size, size), np.uint8),
+        "weights": np.stack([1 - positive, positive], axis=-1)[None, :, None].astype(np.float32),
     }
     take = (
-        jax.jit(
-            lambda state, data: step.train_step(network, optimizer, config, (1.0, 1.0), state, data)
-        )
+        jax.jit(lambda state, data: step.train_step(network, optimizer, config, state, data, {}))
         .lower(state, data)
         .compile()
     )
@@ -64,9 +80,9 @@ def main(
 ) -> None:
     """Measure both in turns."""
     steps = {"matrix product": training_step(size, batch)}
-    pointwise, resnet.PointwiseConv = resnet.PointwiseConv, Conv  # type: ignore[assignment,misc]
+    pointwise, layers.PointwiseConv = layers.PointwiseConv, Conv  # type: ignore[assignment,misc]
     steps["nnx.Conv"] = training_step(size, batch)
-    resnet.PointwiseConv = pointwise  # type: ignore[misc]
+    layers.PointwiseConv = pointwise  # type: ignore[misc]
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, timed in steps.items():

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fracjax import bundle, configs, data, image, metrics, models, train
+    from fracjax import audit, bundle, configs, data, image, metrics, models, record, train
     from fracjax.engine import Prediction, Scorer, load
     from fracjax.errors import BundleError
     from fracjax.image import Rejected
@@ -23,6 +23,7 @@ __all__ = [
     "Rejected",
     "Scorer",
     "__version__",
+    "audit",
     "bundle",
     "configs",
     "data",
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "metrics",
     "models",
+    "record",
     "train",
 ]
 

@@ -25,12 +25,12 @@ from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
 from fracjax.gate import UNFITTED, Gate
 from fracjax.gate import Facts as GateFacts
-from fracjax.models import FEATURES, Network
+from fracjax.models import Network
 
 FORMAT = "fracjax-bundle"
 VERSION = 2
 UNGATED_VERSION = 1
-"""A version that had neither gate nor scope. :func:`fracjax.train.fit_gate` makes 2 of it."""
+"""A version that had neither gate nor scope. :func:`fracjax.finish.fit_gate` makes 2 of it."""
 
 MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -142,20 +142,20 @@ def decode_gate(data: bytes) -> Gate:
     """Read what :func:`encode_gate` wrote.
 
     Raises:
-        BundleError: The bytes are no such file, or no gate of our networks' features.
+        BundleError: The bytes are no such file, or their arrays do not belong together.
     """
     arrays = _decode(data, GATE_NAME)
-    count = len(arrays.get("variances", ()))
+    count, features = (np.size(arrays.get(name, ())) for name in ("variances", "mean"))
     shapes = {
-        "mean": (FEATURES,),
-        "components": (count, FEATURES),
+        "mean": (features,),
+        "components": (count, features),
         "variances": (count,),
         "noise": (),
-        "normal": (FEATURES,),
+        "normal": (features,),
         "offset": (),
     }
     if {name: array.shape for name, array in arrays.items()} != shapes:
-        raise BundleError(f"{GATE_NAME} is no gate over {FEATURES} features; copy the bundle again")
+        raise BundleError(f"{GATE_NAME} is no gate over {features} features; copy the bundle again")
     return Gate(**arrays)
 
 
@@ -222,10 +222,10 @@ def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
 
 
 def check_fit(bundle: Bundle, network: Network) -> None:
-    """Check that a bundle holds the variables of a network and nothing else.
+    """Check that a bundle holds the variables of a network, and a gate over its features.
 
     Raises:
-        BundleError: A variable is missing, unknown, or has another shape.
+        BundleError: A variable is missing, unknown, or has another shape; or the gate does not fit.
     """
     found = {name: value.shape for name, value in bundle.variables.items()}
     for name in sorted(found.keys() | network.shapes.keys()):
@@ -235,6 +235,11 @@ def check_fit(bundle: Bundle, network: Network) -> None:
                 f"{found.get(name, 'no')} {name}, the network {network.shapes.get(name, 'none')}; "
                 "give a bundle of that network"
             )
+    if (width := len(bundle.gate.mean)) != network.features:
+        raise BundleError(
+            f"the gate of bundle {bundle.manifest.model_id} is over {width} features, and a "
+            f"{network.config.name} has {network.features}; copy the bundle again"
+        )
 
 
 def _find(directory: Path) -> Path:
@@ -287,7 +292,7 @@ def _read_fields(path: Path, versions: tuple[int, ...]) -> dict[str, Any]:
         raise BundleError(f"{path} does not describe a bundle; copy the bundle again") from None
     if name != FORMAT or version not in versions:
         way_out = (
-            "; fracjax.train.fit_gate makes one of it"
+            "; fracjax.finish.fit_gate makes one of it"
             if (name, version) == (FORMAT, UNGATED_VERSION)
             else ""
         )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fracjax.configs import Target
+from fracjax.configs import Config, Target
 from fracjax.notice import NOTICE
 
 if TYPE_CHECKING:
@@ -28,6 +28,15 @@ LIMITS = {
         "MURA's labels are of abnormality, not of fracture.",
         "One hospital; upper limb only.",
     ),
+    "grazpedwri_dx": (
+        "Wrists of children and adolescents, of one hospital.",
+        "Images whose diagnosis was uncertain are left out, so they are easier than what comes.",
+    ),
+    "rsna_cervical_spine": (
+        "Slices of CT, not radiographs.",
+        "Positive are slices with a box; of positive studies no other slice is known.",
+    ),
+    "own_images": ("Labels and groups are those of whoever trained the model.",),
 }
 """What is known to be wrong or narrow about a data set."""
 
@@ -36,9 +45,26 @@ NOT_FOR = (
     "Leaving a study unread: a low score does not mean that there is no fracture.",
     "Chest, spine, skull, dental films, CT, MR or photographs. The network gives a number for "
     "anything; the gate below turns most of these away, not all.",
-    "Reading the likelihood as a probability in your population: it is not calibrated, and "
-    "training counted both classes alike.",
+    "Reading the likelihood as a probability in your population: it is not calibrated.",
 )
+
+
+def _choice(training: Config) -> str:
+    """Say which state of a run is the model, and what its outputs are of."""
+    said = "The state after the last step is the model; nothing was chosen by its figures."
+    if training.data.select > 0:
+        said = (
+            f"The model is the state after the epoch with the best {training.optimizer.monitor} on "
+            f"groups set apart, {training.data.select:g} of those above. The figures below chose "
+            "nothing."
+        )
+    if training.optimizer.average > 0:
+        said += " It is the moving average of the training's states."
+    if training.loss.weights != "none":
+        said += " Training made up for rare classes, so likelihoods are not frequencies."
+    if training.data.labels:
+        said += f" It also learned {', '.join(training.data.labels)}."
+    return said
 
 
 def render_card(manifest: "Manifest") -> str:
@@ -49,6 +75,7 @@ def render_card(manifest: "Manifest") -> str:
     licences = "\n".join(f"- {licence}" for licence in provenance.licences)
     not_for = "\n".join(f"- {item}" for item in NOT_FOR)
     limits = "\n".join(f"- {item}" for item in LIMITS[training.data.name])
+    scope = ", ".join(part.replace("_", " ") for part in manifest.scope) or "any body part"
     gate = manifest.gate
     rejects = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_reject.items())
     accepts = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_accept.items())
@@ -73,7 +100,7 @@ Its score is the likelihood, 0 to 1 and not calibrated, that {MEANING[manifest.t
 | recipe | `{training.name}`, epochs: {training.optimizer.epochs}, seed: {training.seed} |
 | initial weights | {initial} |
 
-The state after the last step is the model; nothing was chosen by its figures.
+{_choice(training)}
 
 {provenance.note}
 
@@ -91,7 +118,7 @@ groups.
 
 ## What it turns away
 
-For radiographs of {", ".join(part.replace("_", " ") for part in manifest.scope)}.
+For radiographs of {scope}.
 
 A picture gets no score if its features (mean output of stage {gate.stage}) lie further than
 {gate.threshold:.3f} from those of {gate.images} pictures: the training images, as they are and

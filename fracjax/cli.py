@@ -7,7 +7,7 @@ import platform
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -77,12 +77,21 @@ def start(
         raise typer.Exit(FracjaxError.exit_code)
 
 
+data_app = typer.Typer(help="Look at labelled data sets.")
+app.add_typer(data_app, name="data")
+
 DataDir = Annotated[Path, typer.Option(help="Where prepared data sets lie.")]
 
 
 @app.command(cls=Command)
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="frac_atlas or mura.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="frac_atlas, mura, grazpedwri_dx, rsna_cervical_spine, or own_images: a folder or "
+            "table of your own."
+        ),
+    ],
     archive_dir: Annotated[Path, typer.Option(help="Folder that holds the unpacked archive.")],
     data_dir: DataDir = Path("data"),
 ) -> None:
@@ -93,9 +102,88 @@ def prepare(
         typer.echo(f"{split}: {images} images")
 
 
+@data_app.command(cls=Command)
+def audit(
+    dataset: Annotated[str, typer.Argument(help="A prepared data set.")],
+    data_dir: DataDir = Path("data"),
+    splits: Annotated[str | None, typer.Option(help="With commas between; all by default.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where all that was found goes, as .json or .md.")
+    ] = None,
+) -> None:
+    """Look for leakage, copies and shortcuts that would make figures false.
+
+    Exit codes: 0 nothing fails; 1 something does; 2 bad usage.
+    """
+    if report is not None and report.suffix not in (".json", ".md"):
+        raise UsageError(f"{report} is neither .json nor .md; name the report so")
+    from fracjax import data, live
+    from fracjax.audit import audit as look
+
+    names = splits.split(",") if splits else data.splits(dataset, data_dir)
+    images = {name: data.load(dataset, [name], data_dir) for name in names}
+    with live.stages() as show:
+        found = look(images, show)
+    if report is not None:
+        text = found.json() if report.suffix == ".json" else found.markdown()
+        report.write_text(text, encoding="utf-8")
+    typer.echo("\n".join(found.lines()))
+    if found.failed:
+        raise typer.Exit(1)
+
+
+@app.command("import-weights", cls=Command)
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .pth or .safetensors state dict, or Keras's .h5 or .safetensors."),
+    ],
+    model: Annotated[str, typer.Option(help="The architecture: resnet50, vgg16_bn, ...")],
+    naming: Annotated[
+        Literal["torchvision", "timm", "keras", "keras_first"],
+        typer.Option(help="Whose names the tensors have."),
+    ],
+    out: Annotated[Path, typer.Option(help="The new file, .safetensors.")],
+    strides: Annotated[
+        Literal["v1", "v1.5"] | None,
+        typer.Option(help="Where bottleneck blocks halve the picture; weights of both kinds fit."),
+    ] = None,
+    pixels: Annotated[
+        Literal["rgb-imagenet", "rgb-half", "bgr-caffe"] | None,
+        typer.Option(help="What pixels the weights were trained on, if not the library's usual."),
+    ] = None,
+    norm_epsilon: Annotated[
+        float | None, typer.Option(help="Of batch norm, if not the library's usual.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="What a holder must carry along.")] = "",
+) -> None:
+    """Turn published weights into a file that training begins with.
+
+    Nothing in the file is executed. What does not fit is refused.
+    """
+    from fracjax.models.import_weights import import_weights as import_from
+
+    summary = import_from(
+        file,
+        out,
+        name=model,  # type: ignore[arg-type]  # checked there
+        naming=naming,
+        strides=strides,
+        pixels=pixels,
+        norm_epsilon=norm_epsilon,
+        licence=licence,
+    )
+    typer.echo(f"{out}: {model}, {summary.values:,} values in {summary.variables} variables")
+    if summary.left_out:
+        typer.echo(f"left out, since they are no part of the network: {summary.left_out} tensors")
+    typer.echo(f"train with {' '.join(summary.settings())}")
+
+
 @app.command(cls=Command)
 def train(
-    workdir: Annotated[Path, typer.Option(help="Checkpoints and the model bundle go here.")],
+    workdir: Annotated[
+        Path, typer.Option(help="Checkpoints, the record and the model bundle go here.")
+    ],
     config: Annotated[
         str, typer.Option(help="A recipe of fracjax.configs.")
     ] = "fracatlas_resnet50",
@@ -109,44 +197,70 @@ def train(
     data_dir: DataDir = Path("data"),
     weights: Annotated[
         Path | None,
-        typer.Option(help="What to begin with: ImageNet weights (.safetensors), or a bundle."),
+        typer.Option(help="What to begin with: a file of import-weights, or a bundle."),
     ] = None,
     note: Annotated[str, typer.Option(help="What the model card should say of the images.")] = "",
+    parallel: Annotated[
+        Literal["jit", "pmap"],
+        typer.Option(help="One program over all devices, or one a device."),
+    ] = "jit",
+    resident: Annotated[
+        bool, typer.Option("--resident", help="Put all images on each device once, as uint8.")
+    ] = False,
+    save_every: Annotated[
+        int, typer.Option(help="Steps between two checkpoints; each epoch ends with one, too.")
+    ] = 500,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of several processes: of a TPU pod, of Slurm or Open MPI, or as "
+            "--coordinator, --processes and --process say.",
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of process 0, for --distributed.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="How many processes there are, for --distributed.")
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0, for --distributed.")
+    ] = None,
 ) -> None:
     """Train a model and write its bundle. A run that was interrupted goes on."""
-    from rich.console import Console
-
     from fracjax import configs
-    from fracjax import train as training
 
     settings = list(setting or [])
     if image_size is not None:
         settings.append(f"preprocess.image_size={image_size}")
     recipe = configs.recipe(config, settings)
-    console = Console(stderr=True)
-    with console.status("reading the data and compiling") as status:
+    execution = configs.Execution(parallel, resident, save_every)
 
-        def report(progress: training.Progress) -> None:
-            interrupt.check()
-            line = (
-                f"step {progress.step}/{progress.steps}, epoch {progress.epoch:.2f}, "
-                f"loss {progress.loss:.4f}, {progress.images_per_second:.1f} images/s"
-            )
-            status.update(line)
-            if not console.is_terminal:
-                console.print(line, soft_wrap=True)
+    from fracjax import live
+    from fracjax import parallel as devices
+    from fracjax import train as training
 
+    if distributed:
+        devices.join(coordinator, processes, process)
+    elif (coordinator, processes, process) != (None, None, None):
+        raise UsageError("--coordinator, --processes and --process need --distributed")
+    with live.training() as report:
         manifest = training.fit(
             recipe,
             workdir,
             data_dir=data_dir,
             initial_weights=weights,
             note=note,
+            execution=execution,
             report=report,
         )
+    if not devices.is_first():
+        return
     typer.echo(f"{NOTICE}\n{workdir / 'bundle'}: {manifest.model_id}")
     for name, figure in manifest.figures.items():
         typer.echo(f"  {name}: {figure}")
+    typer.echo(f"curves: {workdir / 'report.html'}")
 
 
 @app.command(cls=Command)
@@ -196,6 +310,8 @@ def main() -> None:
     interrupt.install()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fracjax").setLevel(logging.INFO)
+    # Orbax writes tracebacks of what it raises as well.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         sys.exit(app(standalone_mode=False))  # the code of a typer.Exit
     except FracjaxError as error:

@@ -6,7 +6,7 @@ A recipe's docstring gives the expected result, the command and the hardware it 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -77,7 +77,7 @@ class Preprocess:
         _check(
             min(self.channel_std) > 0, f"preprocess.channel_std={self.channel_std}", "all above 0"
         )
-        _check(self.clahe >= 0, f"preprocess.clahe={self.clahe}", "0 or more")
+        _check(0 <= self.clahe <= 256, f"preprocess.clahe={self.clahe}", "0 to 256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class Model:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        names = get_args(Architecture)
+        _check(self.name in names, f"model.name={self.name}", f"one of {', '.join(names)}")
         _check(self.norm_epsilon > 0, f"model.norm_epsilon={self.norm_epsilon}", "above 0")
         _check(0 <= self.dropout < 1, f"model.dropout={self.dropout}", "from 0 to below 1")
 
@@ -296,6 +298,26 @@ class Config:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run is computed. It may change when a run goes on: what is learned stays the same.
+
+    Attributes:
+        parallel: One program over all devices (``jit``), or one a device (``pmap``). They differ
+            by rounding.
+        resident: Whether all images are put on each device once, as uint8, instead of being read
+            again in each epoch.
+        save_every: Steps between two checkpoints; each epoch ends with one, too.
+    """
+
+    parallel: Literal["jit", "pmap"] = "jit"
+    resident: bool = False
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        _check(self.save_every >= 1, f"{self.save_every} steps between checkpoints", "1 or more")
+
+
 def fracatlas_resnet50() -> Config:
     """ResNet-50 at 288 px from ImageNet weights, fine-tuned on FracAtlas for fracture.
 
@@ -361,7 +383,8 @@ def override(config: T, overrides: Sequence[str]) -> T:
             raise UsageError(f"{override!r} sets no field of the configuration; {_fields(values)}")
         if isinstance(target[leaf], dict):
             raise UsageError(f"{override!r} names a section; {_fields(values)}")
-        target[leaf] = text.split(",") if isinstance(target[leaf], tuple) else text
+        is_tuple = isinstance(target[leaf], tuple)
+        target[leaf] = text.split(",") if is_tuple and text else () if is_tuple else text
     try:
         return TypeAdapter(type(config)).validate_python(values)
     except ValidationError as error:

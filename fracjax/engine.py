@@ -1,7 +1,8 @@
 """A bundle on a device: pictures in; likelihoods out, and which of them may be believed."""
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fracjax.card import MEANING
 from fracjax.configs import Preprocess
 from fracjax.errors import UsageError
 from fracjax.image import ReadPolicy, network_input, read_picture
-from fracjax.models import FEATURES, Network
+from fracjax.models import Network
 from fracjax.notice import NOTICE
 
 DEFAULT_BATCH_SIZE = 16
@@ -38,11 +39,14 @@ class Scores:
             features (:func:`fracjax.gate.distances`). The larger, the stranger.
         familiar: bool (n,): whether the distance is within the bundle's threshold, and the picture
             is no negative (:func:`fracjax.gate.are_negatives`).
+        others: float32 (n, labels) in 0..1, the same of the further labels that the model has
+            learned (``manifest.training.data.labels``).
     """
 
     likelihoods: NDArray[np.float32]
     distances: NDArray[np.float32]
     familiar: NDArray[np.bool_]
+    others: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Prediction:
         familiar: Whether the picture is like those that the model learned from.
         manifest: The model that gave it, with its figures.
         notes: What a reader of the score should know of the image, as stable codes.
+        others: Likelihoods, 0..1, not calibrated, of the further labels that the model has learned.
     """
 
     raw_likelihood: float
@@ -62,6 +67,7 @@ class Prediction:
     familiar: bool
     manifest: Manifest
     notes: tuple[str, ...]
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def likelihood(self) -> float | None:
@@ -88,7 +94,8 @@ class Prediction:
         if self.familiar:
             lines += [
                 f"{self.raw_likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
-                f"{MEANING[self.manifest.target]}"
+                f"{MEANING[self.manifest.target]}",
+                *(f"{value:.3f}  likelihood of {name}" for name, value in self.others.items()),
             ]
         else:
             measured = f" (distance {self.distance:.2f}; familiar up to {threshold:.2f})"
@@ -116,6 +123,11 @@ def why_unfamiliar(distance: float, threshold: float) -> str:
     return "the picture is unlike those that the model learned from"
 
 
+def network_of(manifest: Manifest) -> Network:
+    """Give the network of a bundle: the first output is of its target, and one of each label."""
+    return Network(manifest.model, outputs=1 + len(manifest.training.data.labels))
+
+
 class Forward:
     """A network on all local devices, run in batches of one shape.
 
@@ -138,18 +150,23 @@ class Forward:
         mesh = parallel.data_mesh()
         # Batches are filled up anyway, so they may as well divide over the devices.
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._variables = jax.device_put(variables, parallel.replicated(mesh))
+        self._widths = network.outputs, network.features
+        self._replicated = parallel.replicated(mesh)
+        self.load(variables)
         self._score = jax.jit(
             functools.partial(step.score, network, preprocess),
-            in_shardings=(parallel.replicated(mesh), parallel.sharded(mesh)),
+            in_shardings=(self._replicated, parallel.sharded(mesh)),
         )
+
+    def load(self, variables: Arrays) -> None:
+        """Put other variables of the network on the devices."""
+        self._variables = jax.device_put(variables, self._replicated)
 
     def __call__(
         self, inputs: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run any number of pictures (n, size, size); likelihoods (n,) and features (n, d)."""
-        likelihoods = np.empty(len(inputs), np.float32)
-        features = np.empty((len(inputs), FEATURES), np.float32)
+        """Run pictures (n, size, size); likelihoods (n, outputs) and features (n, d)."""
+        likelihoods, features = (np.empty((len(inputs), n), np.float32) for n in self._widths)
         for start in range(0, len(inputs), self.batch_size):
             chunk = inputs[start : start + self.batch_size]
             # One shape, so one compilation: the last batch is filled up with black pictures.
@@ -176,7 +193,7 @@ class Scorer:
             UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
         """
         self.manifest = bundle.manifest
-        network = Network(self.manifest.model)
+        network = network_of(self.manifest)
         check_fit(bundle, network)
         self._gate = bundle.gate
         self._forward = Forward(network, self.manifest.preprocess, bundle.variables, batch_size)
@@ -202,7 +219,8 @@ class Scorer:
         likelihoods, features = self._forward(self._checked(inputs))
         distances = gate.distances(self._gate, features)
         is_near = distances <= self.manifest.gate.threshold
-        return Scores(likelihoods, distances, is_near & ~gate.are_negatives(self._gate, features))
+        familiar = is_near & ~gate.are_negatives(self._gate, features)
+        return Scores(likelihoods[:, 0], distances, familiar, likelihoods[:, 1:])
 
     def _checked(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Give the inputs as float32, if they are what the network takes for a picture.
@@ -240,6 +258,7 @@ class Scorer:
             bool(scores.familiar[0]),
             self.manifest,
             picture.notes,
+            dict(zip(self.manifest.training.data.labels, scores.others[0].tolist(), strict=True)),
         )
 
 

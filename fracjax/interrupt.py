@@ -35,6 +35,11 @@ def deferred() -> Iterator[None]:
         _deferred.pop()
 
 
+def is_pending() -> bool:
+    """Tell whether a signal has come."""
+    return bool(_received)
+
+
 def check() -> None:
     """End the command if a signal has come.
 

@@ -1,36 +1,50 @@
-"""What training minimises."""
+"""What training minimises.
+
+What is known of a label is given as two weights, of its being negative and of its being positive:
+``(w, 0)`` for a negative that counts ``w`` times, ``(0, 0)`` where nothing is known. All that is
+done to labels (class weights, smoothing, mixing two pictures) is then linear in them.
+"""
 
 import jax
 import jax.numpy as jnp
-import optax
+
+from fracjax.configs import Loss
 
 
-def weighted_binary_cross_entropy(
-    logits: jax.Array, labels: jax.Array, class_weights: tuple[float, float]
-) -> jax.Array:
-    """Cross entropy in which each class has its own weight, averaged over the batch.
-
-    With the weights of :func:`balanced_class_weights`, as in the MURA paper (Rajpurkar et al.,
-    arXiv:1712.06957, 3.1), both classes count alike however rare one is. The likelihoods learned
-    are those of a population in which half are positive, not of the training set.
+def smooth(weights: jax.Array, smoothing: float) -> jax.Array:
+    """Draw labels to one half, and leave how much each counts as it is.
 
     Args:
-        logits: float32 (batch,).
-        labels: (batch,), 0 or 1.
-        class_weights: Weight of a negative and of a positive.
+        weights: float32 (..., 2).
+        smoothing: 0 leaves them, 1 makes them halves.
 
     Returns:
-        A float32 scalar.
+        float32 (..., 2).
     """
-    weights = jnp.where(labels == 1, class_weights[1], class_weights[0])
-    return jnp.mean(weights * optax.sigmoid_binary_cross_entropy(logits, labels))
+    total = weights.sum(axis=-1, keepdims=True)
+    return (1 - smoothing) * weights + smoothing / 2 * total
 
 
-def balanced_class_weights(negatives: int, positives: int) -> tuple[float, float]:
-    """Weigh classes inversely to their number, with a mean weight of 1 over the training set.
+def weighted_loss(logits: jax.Array, weights: jax.Array, config: Loss) -> jax.Array:
+    """Measure how far logits are from what is known, over all outputs of a network.
 
-    >>> balanced_class_weights(negatives=75, positives=25)
-    (0.6666666666666666, 2.0)
+    Each output is a question of its own, with a sigmoid. With class weights, both classes count
+    alike however rare one is; the likelihoods learned are then those of such a population, not of
+    the training set.
+
+    Args:
+        logits: float32 (batch, outputs).
+        weights: float32 (batch, outputs, 2), of each label's being negative and positive.
+        config: Cross entropy or focal loss, and the smoothing.
+
+    Returns:
+        A float32 scalar: the mean over the batch of the sum over the outputs.
     """
-    total = negatives + positives
-    return total / (2 * negatives), total / (2 * positives)
+    negative, positive = jnp.moveaxis(smooth(weights, config.label_smoothing), -1, 0)
+    if_negative, if_positive = jax.nn.softplus(logits), jax.nn.softplus(-logits)
+    if config.kind == "focal":
+        # Powers as exponentials, so that no gradient is 0 times infinity.
+        power_of_likelihood = jnp.exp(-config.focal_gamma * if_positive)
+        if_positive *= jnp.exp(-config.focal_gamma * if_negative)
+        if_negative *= power_of_likelihood
+    return jnp.mean(jnp.sum(negative * if_negative + positive * if_positive, axis=1))

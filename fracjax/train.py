@@ -1,65 +1,128 @@
 """The training run, read from top to bottom."""
 
-import csv
+import contextlib
 import dataclasses
 import functools
-import hashlib
-import importlib.metadata
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from numpy.typing import NDArray
-from orbax.checkpoint import v1 as ocp
 
-from fracjax import bundle, data, evaluate, gate, initial, parallel, step
-from fracjax.augment import augment
-from fracjax.card import render_card
-from fracjax.configs import Config
-from fracjax.engine import DEFAULT_BATCH_SIZE, Forward, Scorer, Scores
+from fracjax import bundle, data, evaluate, finish, initial, interrupt, labels, parallel, step
+from fracjax.checkpoint import Checkpoints
+from fracjax.configs import Config, Execution
+from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
 from fracjax.errors import DataError, TrainingError, UsageError
-from fracjax.image.anatomy import SCOPES
-from fracjax.losses import balanced_class_weights
-from fracjax.models import FEATURE_STAGE, Network
-from fracjax.notice import NOTICE
+from fracjax.models import Network
+from fracjax.record import Record, selection_values, write_report
 
-CHECKPOINTS_KEPT = 2
-LOSSES_BETWEEN_READS = 10
-"""Steps between two looks at the loss: each look waits for the device."""
+RECORD_EVERY = 10
+"""Steps between two lines of the record: each look at the loss waits for the device."""
 
 CLAIM_NAME = "config.json"
 """In a working directory: which run it belongs to."""
 
-PREDICTIONS_NAME = "valid_predictions.csv"
-"""In a working directory: likelihood and distance of each validation image."""
+BROKEN_NAME = "broken_batch.json"
+"""In a working directory: the studies of the batch that led to what is no number."""
 
-LICENCES = {
-    "frac_atlas": (
-        "FracAtlas, Abedeen et al. 2023, CC BY 4.0, https://doi.org/10.6084/m9.figshare.22363012"
-    ),
-    "mura": "MURA, Stanford University School of Medicine, research use agreement",
-}
+PREEMPTED = 128 + 15
+"""The exit code of a process that was told to end by SIGTERM, as a shell gives it."""
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands, for whoever shows it."""
+    """Where a run stands, for whoever shows it.
+
+    Attributes:
+        step: Steps that are done.
+        steps: Steps of the whole run, if nothing stops it before.
+        epoch: Passes over the training images that are done.
+        loss: Mean over the steps since the last report.
+        images_per_second: Of the same steps.
+        seconds_left: At that rate.
+        memory: Most bytes of a device's memory that were in use; ``None`` where it does not tell.
+        monitored: At the end of an epoch with selection images, the figure that chooses.
+    """
 
     step: int
     steps: int
     epoch: float
     loss: float
     images_per_second: float
+    seconds_left: float
+    memory: int | None
+    monitored: float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run learns, from what, and what it begins with.
+
+    Attributes:
+        config: The run.
+        learned: Images to learn from.
+        selecting: Images that choose the best epoch; none, and the last one is the model.
+        valid: Images whose figures are reported.
+        weights: float32 (n, outputs, 2) of ``learned``, as :mod:`fracjax.losses` takes them.
+        begin: Weights to begin with.
+        claim: Which run this is, as JSON.
+    """
+
+    config: Config
+    learned: data.Radiographs
+    selecting: data.Radiographs
+    valid: data.Radiographs
+    weights: NDArray[np.float32]
+    begin: initial.Initial
+    claim: dict[str, Any]
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.learned) // self.config.optimizer.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epoch_steps * self.config.optimizer.epochs
+
+
+class Selection(NamedTuple):
+    """Which epoch is the best so far. A checkpoint holds it, so all are arrays."""
+
+    best: NDArray[np.float32]
+    """The monitored figure; the larger, the better."""
+    step: NDArray[np.int32]
+    """When it was reached."""
+    stale: NDArray[np.int32]
+    """Epochs since then."""
+
+    @classmethod
+    def of(cls, best: float, at_step: int, stale: int) -> "Selection":
+        """Make the arrays."""
+        return cls(
+            np.array(best, np.float32), np.array(at_step, np.int32), np.array(stale, np.int32)
+        )
+
+    def after(self, value: float, at_step: int) -> "Selection":
+        """Take another epoch into account; of equals the first is the best."""
+        if value > self.best:
+            return Selection.of(value, at_step, 0)
+        return Selection.of(float(self.best), int(self.step), int(self.stale) + 1)
+
+
+NOTHING_SELECTED = Selection.of(-np.inf, 0, 0)
 
 
 def fit(
@@ -69,21 +132,24 @@ def fit(
     data_dir: Path,
     initial_weights: Path | None = None,
     note: str = "",
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     report: Callable[[Progress], None] = lambda _: None,
 ) -> bundle.Manifest:
     """Train as ``config`` says and write the bundle ``workdir/bundle``.
 
-    A run that was interrupted goes on from its newest checkpoint. The model is the state after
-    the last step; the validation splits choose nothing, so their figures are fair. At the end the
-    gate is fitted, which takes three more passes over the training images.
+    A run that was interrupted goes on from its newest checkpoint, and ends as if it had not been.
+    The model is the state after the last step; or after the best epoch, if ``config.data.select``
+    keeps images for choosing. The validation splits choose nothing, so their figures are fair. At
+    the end the gate is fitted, which takes three more passes over the training images.
 
     Args:
         config: The recipe.
-        workdir: Checkpoints, predictions on the validation images, and the bundle go here.
+        workdir: Checkpoints, the record, predictions on the validation images, and the bundle.
         data_dir: Where :func:`fracjax.data.prepare` put the data set.
-        initial_weights: What to begin with: a file of ImageNet weights, another bundle, or
-            ``None`` for random weights.
+        initial_weights: What to begin with: a file of weights, another bundle, or ``None`` for
+            random weights.
         note: What a reader of the model card should know of the images.
+        execution: How to compute it.
         report: Called every few steps.
 
     Returns:
@@ -91,283 +157,386 @@ def fit(
 
     Raises:
         DataError: The data set is missing or too small, or its splits share a group.
-        UsageError: ``workdir`` holds a run of another configuration or other images; or random
-            weights would be frozen.
-        TrainingError: The loss is no longer a number.
+        UsageError: ``workdir`` holds a run of another configuration or other images; random
+            weights would be frozen; or batches do not divide over the devices.
+        TrainingError: The loss is no longer a number, or no checkpoint can be written.
         WeightsError: ``initial_weights`` does not fit the network.
         BundleError: As a bundle, it is damaged or does not fit the network.
+    """
+    task = prepare(config, data_dir, initial_weights)
+    _check_claim(workdir / CLAIM_NAME, task.claim)
+    if (workdir / "bundle").exists():
+        logger.info("%s is finished; its bundle stands", workdir)
+        return bundle.load(workdir / "bundle").manifest
+    variables = learn(task, workdir, execution, report)
+    manifest = finish.write_bundle(
+        config,
+        variables,
+        workdir,
+        begin=task.begin,
+        learned=task.learned,
+        valid=task.valid,
+        note=note,
+    )
+    if parallel.is_first():
+        write_report(workdir, manifest)
+    return manifest
+
+
+def prepare(config: Config, data_dir: Path, initial_weights: Path | None = None) -> Task:
+    """Open what a run needs, and refuse what cannot be learned.
+
+    Raises:
+        DataError, UsageError, WeightsError, BundleError: As :func:`fit`.
     """
     if config.optimizer.frozen_stages > 0 and initial_weights is None:
         raise UsageError(
             f"optimizer.frozen_stages={config.optimizer.frozen_stages} would freeze random "
             "weights; give --weights, or set it to 0"
         )
-    network = Network(config.model, frozen_stages=config.optimizer.frozen_stages)
-    begin = initial.read(initial_weights, network, config.data)
-    train_images = data.load(config.data.name, config.data.train, data_dir)
-    valid_images = data.load(config.data.name, config.data.valid, data_dir)
-    claim = json.dumps(
-        {
-            "config": dataclasses.asdict(config),
-            "initial_weights": begin.sha256,
-            "train_images": train_images.sha256,
-            "valid_images": valid_images.sha256,
-        },
-        indent=2,
-    )
-    _check_claim(workdir / CLAIM_NAME, claim)
-    if (workdir / "bundle").exists():
-        logger.info("%s is finished; its bundle stands", workdir)
-        return bundle.load(workdir / "bundle").manifest
-
-    # ---- Data: which images, what they mean, how often each class occurs.
-    data.check_disjoint(train_images, valid_images)
-    labels = np.array([fact.label for fact in train_images.facts])
-    if len(set(labels)) < 2:
-        raise DataError("the training splits hold one class only; choose others")
-    if len({fact.group for fact in train_images.facts}) < 2:
+    begin = initial.read(initial_weights, _network(config), config.data.labels, config.preprocess)
+    given = data.load(config.data.name, config.data.train, data_dir)
+    valid = data.load(config.data.name, config.data.valid, data_dir)
+    initial.check_held_out(initial_weights, begin, valid.splits)
+    data.check_disjoint(given, valid)
+    learned, selecting = data.hold_out(given, config.data.select, config.seed)
+    for images, what in ((learned, "training"), (valid, "validation")):
+        _check_classes(images, f"the {what} splits hold one class only; choose others")
+    if config.data.select > 0:
+        _check_classes(
+            selecting,
+            f"data.select={config.data.select} keeps one class only to choose by; give more",
+        )
+    if len({fact.group for fact in learned.facts}) < 2:
         raise DataError("the training splits hold one group only; choose more splits")
-    if len({fact.label for fact in valid_images.facts}) < 2:
-        raise DataError("the validation splits hold one class only; choose others")
-    class_weights = balanced_class_weights(int((labels == 0).sum()), int(labels.sum()))
-    epoch_steps = len(train_images) // config.optimizer.batch_size
-    if epoch_steps == 0:
+    if len(learned) < config.optimizer.batch_size:
         raise DataError(
-            f"{len(train_images)} training images do not fill a batch of "
+            f"{len(learned)} training images do not fill a batch of "
             f"{config.optimizer.batch_size}; give a smaller optimizer.batch_size"
         )
-    steps = epoch_steps * config.optimizer.epochs
-    batches = data.train_batches(
-        train_images,
-        config.preprocess,
-        batch_size=config.optimizer.batch_size,
-        epochs=config.optimizer.epochs,
-        seed=config.seed,
-    )
-
-    # ---- State and step, on every local device.
-    mesh = parallel.data_mesh()
-    parallel.check_batch_size(config.optimizer.batch_size, mesh)
-    optimizer = step.create_optimizer(config.optimizer, steps)
-    variables = network.init(config.seed) | begin.variables
-    parameters = {name: variables[name] for name in network.trainable}
-    state = step.TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(parameters))
-    state = jax.device_put(state, parallel.replicated(mesh))
-    take_step = jax.jit(
-        functools.partial(step.train_step, network, optimizer, config, class_weights),
-        in_shardings=(parallel.replicated(mesh), parallel.sharded(mesh)),
-        out_shardings=parallel.replicated(mesh),
-        donate_argnums=0,
-    )
-
-    # ---- The loop. Batch i is a function of the seed, so the step is the whole position.
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / CLAIM_NAME).write_text(claim, encoding="utf-8")
-    with ocp.training.Checkpointer(
-        (workdir / "checkpoints").absolute(),
-        preservation_policy=ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT),
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        cleanup_tmp_directories=True,
-    ) as checkpoints:
-        if checkpoints.latest is not None:
-            state = step.TrainState(*checkpoints.load(checkpoints.latest, tuple(state)))
-            logger.info("resuming at step %d of %d", int(state.step), steps)
-        first = int(state.step)
-        clock = time.perf_counter()
-        losses = []
-        for index, batch in enumerate(data.prefetched(batches[first:steps]), start=first):
-            state, loss = take_step(state, jax.device_put(batch, parallel.sharded(mesh)))
-            losses.append(loss)
-            epoch_ends = (index + 1) % epoch_steps == 0
-            if epoch_ends or len(losses) == LOSSES_BETWEEN_READS:
-                mean_loss = float(np.mean(jax.device_get(losses)))
-                if not math.isfinite(mean_loss):
-                    raise TrainingError(
-                        f"the loss is {mean_loss} at step {index + 1}; train in another --workdir "
-                        "with a lower optimizer.learning_rate"
-                    )
-                elapsed = time.perf_counter() - clock
-                rate = len(losses) * config.optimizer.batch_size / elapsed
-                report(Progress(index + 1, steps, (index + 1) / epoch_steps, mean_loss, rate))
-                losses = []
-                if epoch_ends:
-                    checkpoints.save(index + 1, tuple(state))
-                clock = time.perf_counter()
-
-    # ---- The model as it will be stored, its gate, and figures on images that chose nothing.
-    weights = bundle.encode_weights(jax.device_get(state.variables))
-    digest = hashlib.sha256(weights).hexdigest()
-    learned = (f"{config.data.name}:{split}" for split in config.data.train)
-    unmeasured = bundle.Manifest(
-        format=bundle.FORMAT,
-        version=bundle.VERSION,
-        model_id=f"{config.name}-{digest[:12]}",
-        target=train_images[0].target,
-        scope=(),
-        model=config.model,
-        preprocess=config.preprocess,
-        weights_sha256=digest,
-        gate=gate.UNFITTED,
-        training=config,
-        provenance=bundle.Provenance(
-            dataset=f"{train_images.name}/{train_images.version}",
-            learned=tuple(dict.fromkeys((*begin.learned, *learned))),
-            train_images=len(train_images),
-            train_positives=int(labels.sum()),
-            train_groups=len({fact.group for fact in train_images.facts}),
-            initial_weights=begin.sha256,
-            licences=tuple(dict.fromkeys((LICENCES[config.data.name], *begin.licences))),
-            note=note,
-        ),
-        figures={},
-        software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
-        created=datetime.now(UTC).date().isoformat(),
-    )
-    gated, scores = _fit_gate(unmeasured, weights, train_images, valid_images)
-    figures = evaluate.figures(valid_images.facts, scores.likelihoods)
-    manifest = dataclasses.replace(gated.manifest, figures=figures)
-    _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid_images.facts, scores)
-    encoded = bundle.encode_gate(gated.gate)
-    bundle.write(workdir / "bundle", manifest, weights, encoded, render_card(manifest))
-    return manifest
+    table = labels.known(learned.facts, (learned.facts[0].target, *config.data.labels))
+    parts = [fact.body_part for fact in learned.facts]
+    claim = {
+        "config": dataclasses.asdict(config),
+        "initial_weights": begin.sha256,
+        "train_images": given.sha256,
+        "valid_images": valid.sha256,
+    }
+    weights = labels.weights(table, parts, config.loss)
+    return Task(config, learned, selecting, valid, weights, begin, json.loads(json.dumps(claim)))
 
 
-def fit_gate(
-    source: Path,
-    directory: Path,
-    *,
-    data_dir: Path,
-    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-) -> bundle.Manifest:
-    """Fit the gate of a bundle anew, as training does at its end, and write a bundle of it.
-
-    This takes three passes over the training images and three over the validation images.
+def learn(
+    task: Task,
+    workdir: Path,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
+    report: Callable[[Progress], None] = lambda _: None,
+) -> bundle.Arrays:
+    """Take all steps of a run, or those that an interrupted one lacks.
 
     Args:
-        source: A bundle, which may be of the version that had no gate. It is left as it is.
-        directory: The new bundle: the same weights and figures, with a new gate.
-        data_dir: Where :func:`fracjax.data.prepare` put the data set of the bundle.
-        outside: By name, network inputs (n, size, size) that are none of the model's business;
-            how many of them are let through becomes part of the manifest.
+        task: What to learn.
+        workdir: Checkpoints and the record go here, and those of an interrupted run are here.
+        execution: How to compute it.
+        report: Called every few steps.
 
     Returns:
-        The manifest of the new bundle.
+        The variables of the model, by name.
 
     Raises:
-        BundleError: ``source`` is missing, damaged or of an unknown version; or ``directory``
-            exists.
-        DataError: The data set is missing, or is not the one that the bundle was trained on.
+        UsageError: Batches do not divide over the devices.
+        TrainingError: The loss is no longer a number, or no checkpoint can be written.
+        SystemExit: A signal has come; the state is saved.
     """
-    ungated, weights = bundle.read_without_gate(source)
-    splits = ungated.training.data
-    train_images = data.load(splits.name, splits.train, data_dir)
-    valid_images = data.load(splits.name, splits.valid, data_dir)
-    if len(train_images) != ungated.provenance.train_images:
-        raise DataError(
-            f"{data_dir} holds {len(train_images)} training images, and {ungated.model_id} was "
-            f"trained on {ungated.provenance.train_images}; give the data set that it came from"
-        )
-    gated, _ = _fit_gate(ungated, weights, train_images, valid_images, outside)
-    encoded = bundle.encode_gate(gated.gate)
-    bundle.write(directory, gated.manifest, weights, encoded, render_card(gated.manifest))
-    return gated.manifest
-
-
-def _fit_gate(
-    ungated: bundle.Manifest,
-    weights: bytes,
-    train_images: data.Radiographs,
-    valid_images: data.Radiographs,
-    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-) -> tuple[bundle.Bundle, Scores]:
-    """Fit a gate to the training images, and measure it on others.
-
-    Each training image counts twice: as it is, and beside white borders and with the random changes
-    of training, since exports hold such pictures too. A third pass shows negatives.
-
-    Returns:
-        The bundle with its gate, and the scores of the validation images.
-    """
-    variables = bundle.decode_weights(weights)
-    preprocess, batch_size = ungated.preprocess, DEFAULT_BATCH_SIZE
-    forward = Forward(Network(ungated.model), preprocess, variables, batch_size)
-    inputs = functools.partial(data.inputs, train_images, preprocess, batch_size=batch_size)
-    as_they_are = [forward(batch)[1] for batch in inputs()]
-    augmented = jax.jit(functools.partial(augment, config=ungated.training.augment))
-    key = jax.random.key(ungated.training.seed)
-    changed = [
-        forward(np.asarray(augmented(jnp.asarray(batch), jax.random.fold_in(key, index))))[1]
-        for index, batch in enumerate(inputs(change=gate.with_border))
-    ]
-    negatives = [forward(batch)[1] for batch in inputs(change=gate.inverted_with_border)]
-    rows = np.concatenate([*as_they_are, *changed])
-    groups = [fact.group for fact in train_images.facts]
-    try:
-        fitted = gate.fit(rows, np.concatenate(negatives))
-        held_out = gate.held_out_distances(rows, [*groups, *groups])
-    except ValueError as error:
-        raise DataError(f"no gate can be fitted ({error}); train on more images") from None
-    facts = gate.Facts(
-        method=gate.METHOD,
-        stage=FEATURE_STAGE,
-        quantile=gate.QUANTILE,
-        threshold=float(np.quantile(held_out, gate.QUANTILE)),
-        images=len(rows),
-        sha256=hashlib.sha256(bundle.encode_gate(fitted)).hexdigest(),
-        false_reject={},
-        false_accept={},
+    config, optimizing = task.config, task.config.optimizer
+    parallel.check_batch_size(
+        optimizing.batch_size,
+        optimizing.accumulate,
+        jax.device_count(),
+        even=config.augment.mixup > 0,
     )
-    scope = tuple(sorted(SCOPES[ungated.training.data.name]))
-    gated = bundle.Bundle(dataclasses.replace(ungated, scope=scope, gate=facts), variables, fitted)
 
-    scorer = Scorer(gated)
-    scores = evaluate.predict(scorer, valid_images)
-    bordered_scores = evaluate.predict(scorer, valid_images, gate.with_border)
-    inverted_scores = evaluate.predict(scorer, valid_images, gate.inverted)
-    measured = dataclasses.replace(
-        facts,
-        false_reject={
-            "validation": gate.rate(~scores.familiar),
-            "validation, with white borders": gate.rate(~bordered_scores.familiar),
-        },
-        false_accept={
-            "validation, inverted": gate.rate(inverted_scores.familiar),
-            **{name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()},
-        },
+    # ---- State and step, on every device.
+    devices = parallel.create(execution.parallel)
+    network = _network(config, devices.axis_name)
+    optimizer = step.create_optimizer(optimizing, network, task.steps)
+    state = step.begin(
+        network,
+        optimizer,
+        network.init(config.seed) | task.begin.variables,
+        keeps_average=optimizing.average > 0,
     )
-    manifest = dataclasses.replace(gated.manifest, gate=measured)
-    return dataclasses.replace(gated, manifest=manifest), scores
+    take_step = devices.compile(
+        functools.partial(step.train_step, network, optimizer, config, axis_name=devices.axis_name)
+    )
+
+    # ---- Batches. Batch i is a function of the seed, so the step is the whole position.
+    order = data.shuffled(len(task.learned), epochs=optimizing.epochs, seed=config.seed)
+    resident = {}
+    if execution.resident:
+        samples = data.indices(order)
+        resident = devices.replicate(data.resident(task.learned, task.weights, config.preprocess))
+    else:
+        samples = data.samples(order, task.learned, task.weights, config.preprocess)
+    batches = data.batches(
+        samples,
+        batch_size=optimizing.batch_size,
+        parts=optimizing.accumulate,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+
+    # ---- The loop.
+    workdir.mkdir(parents=True, exist_ok=True)
+    if parallel.is_first():
+        _write_claim(workdir / CLAIM_NAME, task.claim)
+    judge = _Judge(task) if len(task.selecting) else None
+    selection = NOTHING_SELECTED
+    with Checkpoints(workdir / "checkpoints") as checkpoints, _held_back():
+        whole = devices.collect(devices.replicate(state))
+        if checkpoints.newest is not None:
+            whole, selection = checkpoints.load(checkpoints.newest, (whole, selection))
+            logger.info("resuming at step %d of %d", int(whole.step), task.steps)
+        done = int(whole.step)
+        state = devices.replicate(jax.device_get(whole))
+        del whole
+
+        with _record(workdir, done) as record:
+            clock = _Clock(optimizing.batch_size)
+            for batch in data.prefetched(batches[done : task.steps]):
+                if 0 < optimizing.patience <= selection.stale:
+                    break
+                state = take_step(state, devices.share(batch), resident)
+                done += 1
+                clock.tick()
+                epoch_ends = done % task.epoch_steps == 0
+                must_end = _must_end(done)
+                saves = epoch_ends or must_end or done % execution.save_every == 0
+                if epoch_ends or done % RECORD_EVERY == 0:
+                    totals = devices.fetch(state.totals)
+                    _check_finite(totals, task, order, workdir, checkpoints.newest)
+                    state = state._replace(totals=devices.replicate(step.no_totals()))
+                    monitored = None
+                    values = _values(task, done, totals)
+                    speed = clock.read()
+                    record.write(done, values, speed=speed)
+                    if epoch_ends and judge is not None:
+                        figures, monitored = judge(_model(devices, state))
+                        record.write(done, {"epoch": values["epoch"]} | figures)
+                        selection = selection.after(monitored, done)
+                    report(_progress(task, done, values, speed, monitored))
+                    clock.restart()
+                if saves:
+                    _check_finite(
+                        devices.fetch(state.totals), task, order, workdir, checkpoints.newest
+                    )
+                    record.sync()
+                    checkpoints.save(
+                        done,
+                        (devices.collect(state), selection),
+                        best=int(selection.step) if judge else None,
+                    )
+                    clock.restart()
+                if must_end:
+                    logger.info(
+                        "saved at step %d of %d; the same command goes on", done, task.steps
+                    )
+                    interrupt.check()
+                    raise SystemExit(PREEMPTED)
+        if judge is not None and int(selection.step) != done:
+            logger.info("step %d of %d is the best", selection.step, done)
+            like = (devices.collect(state), selection)
+            best, _ = checkpoints.load(int(selection.step), like)
+            return _model(parallel.Jit(), best)
+    return _model(devices, state)
 
 
-def _check_claim(path: Path, claim: str) -> None:
-    """Make sure that a working directory belongs to no other run."""
-    if path.exists() and path.read_text(encoding="utf-8") != claim:
-        raise UsageError(
-            f"{path.parent} holds a run of another configuration or other images; give another "
-            f"--workdir, or the settings in its {path.name}"
-        )
+def _model(devices: parallel.Parallel, state: step.TrainState) -> bundle.Arrays:
+    """Give the variables that are the model: their average, where one is kept."""
+    variables: Any = devices.fetch(state.average or state.variables)
+    return dict(variables)
 
 
-def _write_predictions(
-    path: Path,
-    manifest: bundle.Manifest,
-    facts: Sequence[data.Example],
-    scores: Scores,
-) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(
-            [
-                *("source", "study_id", "group", "label", "likelihood", "distance", "familiar"),
-                *("target", "model_id", "notice"),
-            ]
-        )
-        for fact, likelihood, distance, familiar in zip(
-            facts, scores.likelihoods, scores.distances, scores.familiar, strict=True
-        ):
-            rows.writerow(
-                [
-                    *(fact.source, fact.study_id, fact.group, fact.label),
-                    *(likelihood, distance, familiar, manifest.target, manifest.model_id, NOTICE),
-                ]
+class _Judge:
+    """Measures a model on the images that choose."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._forward: Forward | None = None
+
+    def __call__(self, variables: bundle.Arrays) -> tuple[dict[str, float], float]:
+        """Give the figures, and the one that chooses, the larger the better."""
+        config, images = self._task.config, self._task.selecting
+        if self._forward is None:
+            self._forward = Forward(
+                _network(config), config.preprocess, variables, DEFAULT_BATCH_SIZE
             )
+        self._forward.load(variables)
+        inputs = data.inputs(images, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
+        likelihoods = np.concatenate([self._forward(batch)[0][:, 0] for batch in inputs])
+        figures = evaluate.overall(images.facts, likelihoods)
+        loss = evaluate.cross_entropy(images.facts, likelihoods)
+        chosen = (
+            -loss if config.optimizer.monitor == "loss" else figures[config.optimizer.monitor].value
+        )
+        # All processes must choose alike, whatever their devices' last digits.
+        chosen = float(multihost_utils.broadcast_one_to_all(np.float32(chosen)))
+        return selection_values(figures) | {"selection/loss": loss}, chosen
+
+
+class _Clock:
+    """Counts steps and the seconds that they take, without what is done between them."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self._steps, self._begin = 0, time.perf_counter()
+
+    def tick(self) -> None:
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Give images a second, and the most memory of a device that was in use, in bytes."""
+        seconds = time.perf_counter() - self._begin
+        speed = {"images_per_second": self._steps * self._batch_size / seconds}
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        return speed if memory is None else speed | {"memory": memory}
+
+
+class _NoRecord(contextlib.nullcontext[None]):
+    """What a process keeps that is not the first: one alone writes."""
+
+    def write(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+    def sync(self) -> None:
+        """Sync nothing."""
+
+    def __enter__(self) -> "_NoRecord":  # type: ignore[override]
+        return self
+
+
+def _network(config: Config, axis_name: str | None = None) -> Network:
+    return Network(
+        config.model,
+        outputs=1 + len(config.data.labels),
+        frozen_stages=config.optimizer.frozen_stages,
+        axis_name=axis_name,
+        dtype=config.optimizer.precision,
+    )
+
+
+def _record(workdir: Path, done: int) -> "Record | _NoRecord":
+    return Record(workdir, done) if parallel.is_first() else _NoRecord()
+
+
+def _held_back() -> AbstractContextManager[None]:
+    """Let a signal wait for the end of a step. Among several processes, JAX itself does so."""
+    return interrupt.deferred() if jax.process_count() == 1 else contextlib.nullcontext()
+
+
+def _must_end(done: int) -> bool:
+    """Tell whether the run has to end after this step; all processes tell alike."""
+    if jax.process_count() == 1:
+        return interrupt.is_pending()
+    return bool(multihost_utils.reached_preemption_sync_point(done))
+
+
+def _values(task: Task, done: int, totals: step.Totals) -> dict[str, float]:
+    schedule = step.learning_rate(task.config.optimizer, task.steps)
+    count = int(totals.steps)
+    return {
+        "epoch": done / task.epoch_steps,
+        "learning_rate": float(schedule(done - 1)),
+        "loss": float(totals.loss) / count,
+        "gradient_norm": float(totals.gradient_norm) / count,
+    }
+
+
+def _progress(
+    task: Task,
+    done: int,
+    values: Mapping[str, float],
+    speed: Mapping[str, float],
+    monitored: float | None,
+) -> Progress:
+    rate, memory = speed["images_per_second"], speed.get("memory")
+    return Progress(
+        step=done,
+        steps=task.steps,
+        epoch=values["epoch"],
+        loss=values["loss"],
+        images_per_second=rate,
+        seconds_left=(task.steps - done) * task.config.optimizer.batch_size / rate,
+        memory=None if memory is None else int(memory),
+        monitored=monitored,
+    )
+
+
+def _check_finite(
+    totals: step.Totals, task: Task, order: Any, workdir: Path, newest: int | None
+) -> None:
+    """Make sure that no loss or gradient since the last look was infinite or no number."""
+    broken = int(totals.broken)
+    if broken == step.NEVER:
+        return
+    batches = data.batches(data.indices(order), batch_size=task.config.optimizer.batch_size)
+    studies = sorted(
+        {data.study_key(task.learned.facts[i].study_id) for i in batches[broken]["index"].flat}
+    )
+    if parallel.is_first():
+        text = json.dumps({"step": broken + 1, "studies": studies}, indent=2) + "\n"
+        (workdir / BROKEN_NAME).write_text(text, encoding="utf-8")
+    stands = (
+        "there is no checkpoint" if newest is None else f"the checkpoint of step {newest} stands"
+    )
+    raise TrainingError(
+        f"loss or gradient is no longer a number at step {broken + 1}; {stands}. The keys of the "
+        f"batch's {len(studies)} studies are in {BROKEN_NAME} ({studies[0]}, ...). Train in "
+        "another --workdir with a lower optimizer.learning_rate"
+    )
+
+
+def _check_classes(images: data.Radiographs, refusal: str) -> None:
+    if len({fact.label for fact in images.facts}) < 2:
+        raise DataError(refusal)
+
+
+def _check_claim(path: Path, claim: dict[str, Any]) -> None:
+    """Make sure that a working directory belongs to no other run."""
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UsageError(f"{path} is damaged; give another --workdir") from None
+    if there != claim:
+        raise UsageError(
+            f"{path.parent} holds a run of another configuration or other images "
+            f"({'; '.join(_differences(there, claim))}); give another --workdir, or those settings"
+        )
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Say where two claims differ."""
+    for name in sorted(there.keys() | here.keys()):
+        old, new = (claim.get(name, "nothing") for claim in (there, here))
+        path = name if prefix in ("", "config.") else prefix + name  # as --set takes it
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{path}.")
+        elif old != new:
+            yield f"{path}: {_shown(old)} there, {_shown(new)} here"
+
+
+def _shown(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
+
+
+def _write_claim(path: Path, claim: dict[str, Any]) -> None:
+    """Write the claim whole or not at all: a torn one would refuse its own run."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(claim, indent=2), encoding="utf-8")
+    partial.replace(path)

@@ -15,12 +15,12 @@ from fracjax import bundle, gate
 from fracjax.card import render_card
 from fracjax.configs import Augment, Config, Model, Optimizer, Preprocess
 from fracjax.figure import Figure
-from fracjax.models import FEATURE_STAGE, FEATURES, Network
+from fracjax.models import Network
 
 REPOSITORY = Path(__file__).parents[1]
 ARCHIVES = {
-    "frac_atlas": REPOSITORY / "tfds_mura/frac_atlas/dummy_data",
-    "mura": REPOSITORY / "tfds_mura/mura/dummy_data",
+    name: REPOSITORY / "tfds_mura" / name / "dummy_data"
+    for name in ("frac_atlas", "mura", "grazpedwri_dx", "rsna_cervical_spine", "own_images")
 }
 
 BUILD_AND_READ = """
@@ -76,7 +76,7 @@ def run_python(compilation_cache):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory, run_python):
-    """Both dummy archives, built and read by a process of their own, without TensorFlow."""
+    """The dummy archives, built and read by a process of their own, without TensorFlow."""
     data_dir = tmp_path_factory.mktemp("tfds")
     archives = {name: str(path) for name, path in ARCHIVES.items()}
     done = run_python("-c", BUILD_AND_READ, data_dir, json.dumps(archives))
@@ -100,7 +100,8 @@ def tiny_config():
 @pytest.fixture(scope="session")
 def tiny_gate():
     """A gate that was fitted on noise, and takes no picture for a negative."""
-    features = np.random.default_rng(0).normal(0, 1, (300, FEATURES)).astype(np.float32)
+    width = Network(Model("resnet14")).features
+    features = np.random.default_rng(0).normal(0, 1, (300, width)).astype(np.float32)
     return gate.fit(features, features)._replace(offset=np.float32(-1e9))
 
 
@@ -123,7 +124,7 @@ def tiny_manifest(tiny_gate):
             weights_sha256=digest,
             gate=gate.Facts(
                 method=gate.METHOD,
-                stage=FEATURE_STAGE,
+                stage=Network(config.model).feature_stage,
                 quantile=gate.QUANTILE,
                 threshold=1e6,
                 images=300,

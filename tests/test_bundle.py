@@ -251,7 +251,7 @@ def test_a_version_that_had_no_gate_says_how_to_get_one(copy):
     (copy / GATE).unlink()
     message = refusal(copy)
     assert "version 1" in message
-    assert "fracjax.train.fit_gate" in message
+    assert "fracjax.finish.fit_gate" in message
     manifest, weights = bundle.read_without_gate(copy)
     assert manifest.gate == UNFITTED
     assert weights == (copy / WEIGHTS).read_bytes()
@@ -320,6 +320,16 @@ def test_weights_of_another_network_do_not_become_a_scorer(change, copy, tiny_va
 def test_a_gate_over_other_features_is_refused(change, copy, tiny_gate):
     replace_gate(copy, bundle.encode_gate(change(tiny_gate)))
     assert "is no gate over" in refusal(copy)
+
+
+def test_a_gate_of_another_width_does_not_become_a_scorer(copy, tiny_gate):
+    narrow = tiny_gate._replace(
+        mean=tiny_gate.mean[:-1],
+        components=tiny_gate.components[:, :-1],
+        normal=tiny_gate.normal[:-1],
+    )
+    replace_gate(copy, bundle.encode_gate(narrow))
+    assert "over 1023 features" in refusal(copy, action=fj.load)
 
 
 def test_arrays_that_are_no_gate_are_refused(copy, tiny_variables):

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from fracjax import configs, losses
+from fracjax import configs, data
 from fracjax.configs import Augment, Config, Data, Optimizer, Preprocess, recipe
 from fracjax.errors import UsageError
-from fracjax.models import import_weights
+from fracjax.record import journal
 
 
 @pytest.mark.parametrize("name", configs.RECIPES)
@@ -106,7 +106,7 @@ def test_sections_check_themselves_where_no_recipe_does():
             make()
 
 
-@pytest.mark.parametrize("module", [configs, losses, import_weights])
+@pytest.mark.parametrize("module", [configs, data, journal])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted > 0

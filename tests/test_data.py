@@ -19,8 +19,15 @@ def images(data_dir):
     return data.load("frac_atlas", TRAIN, data_dir)
 
 
-def batches_of(images, seed=0, epochs=2, batch_size=4):
-    return data.train_batches(images, SMALL, batch_size=batch_size, epochs=epochs, seed=seed)
+def batches_of(images, seed=0, epochs=2, batch_size=4, **shares):
+    order = data.shuffled(len(images), epochs=epochs, seed=seed)
+    samples = data.samples(order, images, weights_of(images), SMALL)
+    return data.batches(samples, batch_size=batch_size, **shares)
+
+
+def weights_of(images):
+    """Weights that tell the images apart."""
+    return np.arange(2 * len(images), dtype=np.float32).reshape(len(images), 1, 2)
 
 
 def test_examples_are_those_of_their_splits(images, data_dir):
@@ -29,7 +36,8 @@ def test_examples_are_those_of_their_splits(images, data_dir):
     assert [ex.source for ex in images] == [ex.source for part in alone for ex in part]
     assert {ex.target for ex in images} == {"fracture"}
     assert {ex.label for ex in images} == {0, 1}
-    assert (images.name, images.splits) == ("frac_atlas", TRAIN)
+    assert images.name == "frac_atlas"
+    assert images.splits == tuple(f"frac_atlas:{split}" for split in TRAIN)
     example = images[-1]
     assert example.source == images[len(images) - 1].source
     assert example.pixels().dtype == np.uint8
@@ -56,16 +64,16 @@ def test_neither_loading_nor_reading_imports_tensorflow(run_python, data_dir):
 
 
 def same(one, other):
-    return all(np.array_equal(one[key], other[key]) for key in ("image", "label"))
+    return all(np.array_equal(one[key], other[key]) for key in ("image", "weights"))
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for(images):
     batches = batches_of(images)
     first = batches[3]
-    assert first["image"].shape == (4, 32, 32)
+    assert first["image"].shape == (1, 4, 32, 32)
     assert first["image"].dtype == np.uint8
-    assert first["label"].shape == (4,)
-    assert first["label"].dtype == np.int32
+    assert first["weights"].shape == (1, 4, 1, 2)
+    assert first["weights"].dtype == np.float32
     assert same(first, batches[3])
     assert same(first, batches_of(images)[3])
     assert same(first, batches[2:][1])
@@ -76,7 +84,7 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for(images):
 def test_each_epoch_has_every_image_once_in_another_order(images):
     epochs = batches_of(images, epochs=3, batch_size=1)
     assert len(epochs) == 3 * len(images)
-    seen = [batch["image"].tobytes() for batch in epochs]
+    seen = [batch["weights"].tobytes() for batch in epochs]
     n = len(images)
     orders = [seen[:n], seen[n : 2 * n], seen[2 * n :]]
     for order in orders:
@@ -85,15 +93,57 @@ def test_each_epoch_has_every_image_once_in_another_order(images):
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_an_image_keeps_its_label(images):
+def test_an_image_keeps_its_weights(images):
     expected = {
-        np.rint(network_input(ex.pixels(), SMALL) * 255).astype(np.uint8).tobytes(): ex.label
-        for ex in images
+        weights.tobytes(): np.rint(network_input(ex.pixels(), SMALL) * 255).astype(np.uint8)
+        for ex, weights in zip(images, weights_of(images), strict=True)
     }
     batches = batches_of(images)
     for batch in (batches[i] for i in range(len(batches))):
-        for image, label in zip(batch["image"], batch["label"], strict=True):
-            assert expected[image.tobytes()] == label
+        for image, weights in zip(batch["image"][0], batch["weights"][0], strict=True):
+            np.testing.assert_array_equal(expected[weights.tobytes()], image)
+
+
+@pytest.mark.parametrize(("parts", "processes"), [(1, 2), (2, 1), (2, 2), (3, 2)])
+def test_parts_and_processes_share_the_same_batches(parts, processes, images):
+    whole = batches_of(images, batch_size=12)
+    shares = [
+        batches_of(images, batch_size=12, parts=parts, process=process, processes=processes)
+        for process in range(processes)
+    ]
+    assert {len(share) for share in shares} == {len(whole)}
+    for i in range(len(whole)):
+        together = np.concatenate([share[i]["image"] for share in shares], axis=1)
+        assert together.shape[:2] == (parts, 12 // parts)
+        np.testing.assert_array_equal(together.reshape(12, 32, 32), whole[i]["image"][0])
+
+
+def test_images_on_the_device_come_in_the_same_order(images):
+    order = data.shuffled(len(images), epochs=2, seed=0)
+    by_index = data.batches(data.indices(order), batch_size=4)
+    resident = data.resident(images, weights_of(images), SMALL)
+    streamed = batches_of(images)
+    assert len(by_index) == len(streamed)
+    for i in range(len(streamed)):
+        rows = by_index[i]["index"]
+        assert rows.dtype == np.int32
+        assert same(streamed[i], {name: array[rows] for name, array in resident.items()})
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6])
+def test_held_out_groups_are_whole_and_drawn_by_name(part, images):
+    learned, out = data.hold_out(images, part, seed=1)
+    assert sorted([*_sources(learned), *_sources(out)]) == sorted(_sources(images))
+    assert not {fact.group for fact in learned.facts} & {fact.group for fact in out.facts}
+    assert bool(len(out)) == (part > 0)
+    assert [learned[i].source for i in range(len(learned))] == _sources(learned)
+    # Who is held out does not depend on who else there is.
+    fewer, _ = data.hold_out(images.subset(range(0, len(images), 2)), part, seed=1)
+    assert set(_sources(fewer)) == set(_sources(learned)) & set(_sources(images)[::2])
+
+
+def _sources(images):
+    return [fact.source for fact in images.facts]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])

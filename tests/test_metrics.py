@@ -61,6 +61,22 @@ def test_copies_of_a_case_widen_the_interval_only_where_they_are_taken_for_cases
     assert naive.high - naive.low < 0.6 * (copied.high - copied.low)
 
 
+@settings(max_examples=10, deadline=None)
+@given(n=st.integers(8, 40), groups=st.integers(2, 8), seed=st.integers(0, 1000))
+def test_the_interval_is_that_of_sklearn_on_each_draw(n, groups, seed):
+    labels, scores = sample(n, seed)
+    members = np.arange(n) % groups
+    rng = np.random.default_rng(seed)
+    areas = []
+    while len(areas) < metrics.BOOTSTRAP_SAMPLES:
+        rows = [np.flatnonzero(members == group) for group in rng.integers(groups, size=groups)]
+        drawn = np.concatenate(rows)
+        if 0 < labels[drawn].sum() < len(drawn):
+            areas.append(roc_auc_score(labels[drawn], scores[drawn]))
+    figure = auroc(labels, scores, members, seed=seed)
+    assert (figure.low, figure.high) == pytest.approx(np.quantile(areas, [0.025, 0.975]))
+
+
 def test_the_seed_decides_the_interval():
     labels, scores = sample(30, 1)
     groups = np.arange(30).astype(str)

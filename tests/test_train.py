@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fracjax as fj
-from fracjax import bundle, evaluate, gate, metrics, train
+from fracjax import bundle, evaluate, finish, gate, metrics, train
 from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
 from fracjax.image.anatomy import SCOPES
 
@@ -18,7 +18,7 @@ from fracjax.image.anatomy import SCOPES
 def quick():
     """Report each step, and draw few bootstrap samples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "LOSSES_BETWEEN_READS", 1)
+        patch.setattr(train, "RECORD_EVERY", 1)
         patch.setattr(metrics, "BOOTSTRAP_SAMPLES", 100)
         yield
 
@@ -133,7 +133,7 @@ def test_a_gate_can_be_fitted_anew(version, finished, data_dir, tmp_path):
         (old / bundle.MANIFEST_NAME).write_text(json.dumps(fields))
         (old / bundle.GATE_NAME).unlink()
     noise = np.random.default_rng(0).random((5, 32, 32), np.float32)
-    fitted = train.fit_gate(old, tmp_path / "new", data_dir=data_dir, outside={"noise": noise})
+    fitted = finish.fit_gate(old, tmp_path / "new", data_dir=data_dir, outside={"noise": noise})
     loaded = bundle.load(tmp_path / "new")
     assert loaded.manifest == fitted
     assert fitted.gate.false_accept["noise"] == gate.rate(
@@ -149,7 +149,7 @@ def test_a_gate_can_be_fitted_anew(version, finished, data_dir, tmp_path):
 
 def test_a_gate_is_not_fitted_on_other_images(finished, tiny_bundle, data_dir, tmp_path):
     with pytest.raises(DataError, match="trained on 18"):
-        train.fit_gate(tiny_bundle, tmp_path / "new", data_dir=data_dir)
+        finish.fit_gate(tiny_bundle, tmp_path / "new", data_dir=data_dir)
     assert not (tmp_path / "new").exists()
 
 
@@ -220,6 +220,7 @@ def test_another_configuration_in_the_same_directory(finished, tiny_config, data
     workdir, manifest, _ = finished
     message = refusal(UsageError, replace(tiny_config, seed=1), workdir, data_dir=data_dir)
     assert str(workdir) in message
+    assert "seed: 0 there, 1 here" in message
     assert "--workdir" in message
     assert bundle.load(workdir).manifest == manifest
 
@@ -269,10 +270,54 @@ def test_a_run_goes_on_with_the_images_it_began_with_only(
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
     tiny_config, data_dir, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train, "balanced_class_weights", lambda *_: (float("nan"), 1.0))
+    """The message says at which step, and where to find the studies of that batch by their keys."""
+    weigh = train.labels.weights
+
+    def spoilt(*arguments):
+        weights = weigh(*arguments)
+        weights[3] = np.nan
+        return weights
+
+    monkeypatch.setattr(train, "RECORD_EVERY", 100)  # so that the step lies back when it is told
+    monkeypatch.setattr(train.labels, "weights", spoilt)
     message = refusal(TrainingError, tiny_config, tmp_path, data_dir=data_dir)
+    task = train.prepare(tiny_config, data_dir)
+    order = fj.data.shuffled(len(task.learned), epochs=2, seed=tiny_config.seed)
+    batches = fj.data.batches(fj.data.indices(order), batch_size=4)
+    broken = next(i for i in range(task.steps) if 3 in batches[i]["index"])
+    assert f"at step {broken + 1};" in message
+    assert "there is no checkpoint" in message
     assert "learning_rate" in message
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+    told = json.loads((tmp_path / train.BROKEN_NAME).read_text())
+    facts = [task.learned.facts[i] for i in batches[broken]["index"].flat]
+    assert told["step"] == broken + 1
+    assert told["studies"] == sorted({fj.data.study_key(fact.study_id) for fact in facts})
+    assert told["studies"][0] in message
+    assert not any(fact.study_id in message for fact in facts)
+
+
+def test_further_labels_are_learned_scored_and_measured(tiny_config, data_dir, tmp_path):
+    config = replace(
+        tiny_config,
+        data=replace(tiny_config.data, labels=("body_part:leg",)),
+        optimizer=replace(tiny_config.optimizer, epochs=1),
+    )
+    manifest = train.fit(config, tmp_path / "parent", data_dir=data_dir)
+    assert "It also learned body_part:leg" in (tmp_path / "parent/bundle/CARD.md").read_text()
+    with (tmp_path / "parent/valid_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scorer = fj.load(tmp_path / "parent")
+    scores = scorer.score(np.full((2, 32, 32), 0.5, np.float32))
+    assert scores.others.shape == (2, 1)
+    assert all(0 < float(row["likelihood_body_part:leg"]) < 1 for row in rows)
+    # A model of other labels can begin with it; its last layer is its own.
+    plain = replace(tiny_config, name="child", optimizer=config.optimizer)
+    options = {"data_dir": data_dir, "initial_weights": tmp_path / "parent"}
+    child = train.fit(plain, tmp_path / "child", **options)
+    assert child.provenance.initial_weights == manifest.weights_sha256
+    refused = replace(config, data=replace(config.data, labels=("cast",)))
+    assert "'cast'" in refusal(DataError, refused, tmp_path / "no", data_dir=data_dir)
 
 
 def test_a_chain_of_models_remembers_what_it_learned_from(

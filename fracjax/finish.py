@@ -1,0 +1,247 @@
+"""What follows the last step of training: the gate, the figures, and the bundle."""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from fracjax import bundle, data, evaluate, gate, parallel
+from fracjax.augment import augment
+from fracjax.card import render_card
+from fracjax.configs import Config
+from fracjax.engine import DEFAULT_BATCH_SIZE, Forward, Scorer, Scores, network_of
+from fracjax.errors import DataError
+from fracjax.image.anatomy import scope_of
+from fracjax.initial import Initial
+from fracjax.notice import NOTICE
+
+PREDICTIONS_NAME = "valid_predictions.csv"
+"""In a working directory: likelihood and distance of each validation image."""
+
+LICENCES = {
+    "frac_atlas": (
+        "FracAtlas, Abedeen et al. 2023, CC BY 4.0, https://doi.org/10.6084/m9.figshare.22363012"
+    ),
+    "mura": "MURA, Stanford University School of Medicine, research use agreement",
+    "grazpedwri_dx": (
+        "GRAZPEDWRI-DX, Nagy et al. 2022, CC BY 4.0, https://doi.org/10.6084/m9.figshare.14825193"
+    ),
+    "rsna_cervical_spine": (
+        "Cervical Spine Fracture Detection Dataset, Copyright RSNA, 2023, non-commercial use only, "
+        "https://doi.org/10.1148/ryai.230034"
+    ),
+    "own_images": "images of whoever trained the model, under terms that only they can tell",
+}
+
+
+def write_bundle(
+    config: Config,
+    variables: bundle.Arrays,
+    workdir: Path,
+    *,
+    begin: Initial,
+    learned: data.Radiographs,
+    valid: data.Radiographs,
+    note: str,
+) -> bundle.Manifest:
+    """Store what a run has learned, with its gate, and its figures on images that chose nothing.
+
+    Of several processes, all measure, so that none waits for another, and one writes.
+
+    Args:
+        config: The run.
+        variables: What it has learned.
+        workdir: Where the bundle and the predictions go.
+        begin: What it began with.
+        learned: The images it has learned from.
+        valid: Others, of other groups.
+        note: What a reader of the card should know of the images.
+
+    Returns:
+        The manifest of ``workdir/bundle``.
+    """
+    weights = bundle.encode_weights(variables)
+    digest = hashlib.sha256(weights).hexdigest()
+    unmeasured = bundle.Manifest(
+        format=bundle.FORMAT,
+        version=bundle.VERSION,
+        model_id=f"{config.name}-{digest[:12]}",
+        target=learned.facts[0].target,
+        scope=(),
+        model=config.model,
+        preprocess=config.preprocess,
+        weights_sha256=digest,
+        gate=gate.UNFITTED,
+        training=config,
+        provenance=bundle.Provenance(
+            dataset=f"{learned.name}/{learned.version}",
+            learned=tuple(dict.fromkeys((*begin.learned, *learned.splits))),
+            train_images=len(learned),
+            train_positives=sum(fact.label for fact in learned.facts),
+            train_groups=len({fact.group for fact in learned.facts}),
+            initial_weights=begin.sha256,
+            licences=tuple(dict.fromkeys((LICENCES[config.data.name], *begin.licences))),
+            note=note,
+        ),
+        figures={},
+        software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
+        created=datetime.now(UTC).date().isoformat(),
+    )
+    gated, scores = _fit_gate(unmeasured, weights, learned, valid)
+    figures = evaluate.figures(valid.facts, scores, config.data.labels)
+    manifest = dataclasses.replace(gated.manifest, figures=figures)
+    if parallel.is_first():
+        _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid.facts, scores)
+        encoded = bundle.encode_gate(gated.gate)
+        bundle.write(workdir / "bundle", manifest, weights, encoded, render_card(manifest))
+    return manifest
+
+
+def fit_gate(
+    source: Path,
+    directory: Path,
+    *,
+    data_dir: Path,
+    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> bundle.Manifest:
+    """Fit the gate of a bundle anew, as training does at its end, and write a bundle of it.
+
+    This takes three passes over the training images and three over the validation images.
+
+    Args:
+        source: A bundle, which may be of the version that had no gate. It is left as it is.
+        directory: The new bundle: the same weights and figures, with a new gate.
+        data_dir: Where :func:`fracjax.data.prepare` put the data set of the bundle.
+        outside: By name, network inputs (n, size, size) that are none of the model's business;
+            how many of them are let through becomes part of the manifest.
+
+    Returns:
+        The manifest of the new bundle.
+
+    Raises:
+        BundleError: ``source`` is missing, damaged or of an unknown version; or ``directory``
+            exists.
+        DataError: The data set is missing, or is not the one that the bundle was trained on.
+    """
+    ungated, weights = bundle.read_without_gate(source)
+    splits = ungated.training.data
+    train_images = data.load(splits.name, splits.train, data_dir)
+    valid_images = data.load(splits.name, splits.valid, data_dir)
+    if len(train_images) != ungated.provenance.train_images:
+        raise DataError(
+            f"{data_dir} holds {len(train_images)} training images, and {ungated.model_id} was "
+            f"trained on {ungated.provenance.train_images}; give the data set that it came from"
+        )
+    gated, _ = _fit_gate(ungated, weights, train_images, valid_images, outside)
+    encoded = bundle.encode_gate(gated.gate)
+    bundle.write(directory, gated.manifest, weights, encoded, render_card(gated.manifest))
+    return gated.manifest
+
+
+def _fit_gate(
+    ungated: bundle.Manifest,
+    weights: bytes,
+    train_images: data.Radiographs,
+    valid_images: data.Radiographs,
+    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> tuple[bundle.Bundle, Scores]:
+    """Fit a gate to the training images, and measure it on others.
+
+    Each training image counts twice: as it is, and beside white borders and with the random changes
+    of training, since exports hold such pictures too. A third pass shows negatives.
+
+    Returns:
+        The bundle with its gate, and the scores of the validation images.
+    """
+    variables = bundle.decode_weights(weights)
+    preprocess, batch_size = ungated.preprocess, DEFAULT_BATCH_SIZE
+    network = network_of(ungated)
+    forward = Forward(network, preprocess, variables, batch_size)
+    inputs = functools.partial(data.inputs, train_images, preprocess, batch_size=batch_size)
+    as_they_are = [forward(batch)[1] for batch in inputs()]
+    changes = dataclasses.replace(ungated.training.augment, cutout=0.0)  # no radiograph has holes
+    augmented = jax.jit(functools.partial(augment, config=changes))
+    key = jax.random.key(ungated.training.seed)
+
+    def keys_of(batch: int, count: int) -> jax.Array:
+        return jax.random.split(jax.random.fold_in(key, batch), count)
+
+    changed = [
+        forward(np.asarray(augmented(jnp.asarray(batch), keys_of(index, len(batch)))))[1]
+        for index, batch in enumerate(inputs(change=gate.with_border))
+    ]
+    negatives = [forward(batch)[1] for batch in inputs(change=gate.inverted_with_border)]
+    rows = np.concatenate([*as_they_are, *changed])
+    groups = [fact.group for fact in train_images.facts]
+    try:
+        fitted = gate.fit(rows, np.concatenate(negatives))
+        held_out = gate.held_out_distances(rows, [*groups, *groups])
+    except ValueError as error:
+        raise DataError(f"no gate can be fitted ({error}); train on more images") from None
+    facts = gate.Facts(
+        method=gate.METHOD,
+        stage=network.feature_stage,
+        quantile=gate.QUANTILE,
+        threshold=float(np.quantile(held_out, gate.QUANTILE)),
+        images=len(rows),
+        sha256=hashlib.sha256(bundle.encode_gate(fitted)).hexdigest(),
+        false_reject={},
+        false_accept={},
+    )
+    shown = (fact.body_part for fact in train_images.facts)
+    scope = tuple(sorted(scope_of(ungated.training.data.name, shown)))
+    gated = bundle.Bundle(dataclasses.replace(ungated, scope=scope, gate=facts), variables, fitted)
+
+    scorer = Scorer(gated)
+    scores = evaluate.predict(scorer, valid_images)
+    bordered_scores = evaluate.predict(scorer, valid_images, gate.with_border)
+    inverted_scores = evaluate.predict(scorer, valid_images, gate.inverted)
+    measured = dataclasses.replace(
+        facts,
+        false_reject={
+            "validation": gate.rate(~scores.familiar),
+            "validation, with white borders": gate.rate(~bordered_scores.familiar),
+        },
+        false_accept={
+            "validation, inverted": gate.rate(inverted_scores.familiar),
+            **{name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()},
+        },
+    )
+    manifest = dataclasses.replace(gated.manifest, gate=measured)
+    return dataclasses.replace(gated, manifest=manifest), scores
+
+
+def _write_predictions(
+    path: Path,
+    manifest: bundle.Manifest,
+    facts: Sequence[data.Example],
+    scores: Scores,
+) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            [
+                *("source", "study_id", "group", "label", "likelihood", "distance", "familiar"),
+                *(f"likelihood_{label}" for label in manifest.training.data.labels),
+                *("target", "model_id", "notice"),
+            ]
+        )
+        columns = (scores.likelihoods, scores.distances, scores.familiar, scores.others)
+        for fact, likelihood, distance, familiar, others in zip(facts, *columns, strict=True):
+            rows.writerow(
+                [
+                    *(fact.source, fact.study_id, fact.group, fact.label),
+                    *(likelihood, distance, familiar, *others),
+                    *(manifest.target, manifest.model_id, NOTICE),
+                ]
+            )

@@ -1,0 +1,61 @@
+"""The line that shows where a command stands."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+
+from fracjax import interrupt, parallel
+from fracjax.train import Progress
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on stderr what a command is at, how much of it is done, and of how much."""
+    console = Console(stderr=True)
+    with console.status("") as status:
+
+        def show(what: str, done: int, of: int) -> None:
+            interrupt.check()
+            status.update(f"{what}: {done} of {of}")
+
+        yield show
+
+
+@contextmanager
+def training() -> Iterator[Callable[[Progress], None]]:
+    """Show a run on stderr: one line that changes on a terminal, else a line each time.
+
+    Of several processes, the first one alone shows anything.
+    """
+    console = Console(stderr=True, quiet=not parallel.is_first())
+    with console.status("reading the data and compiling") as status:
+
+        def show(now: Progress) -> None:
+            line = describe(now)
+            status.update(line)
+            if not console.is_terminal or now.monitored is not None:
+                console.print(line, soft_wrap=True, highlight=False)
+
+        yield show
+
+
+def describe(now: Progress) -> str:
+    """Say where a run stands.
+
+    >>> describe(Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, 3 << 30, None))
+    'step 120/480, epoch 1.50, loss 0.4321, 812.3 images/s, 0:01:15 left, 3.0 GiB of device memory'
+    """
+    words = [
+        f"step {now.step}/{now.steps}",
+        f"epoch {now.epoch:.2f}",
+        f"loss {now.loss:.4f}",
+        f"{now.images_per_second:.1f} images/s",
+        f"{timedelta(seconds=round(now.seconds_left))} left",
+    ]
+    if now.memory is not None:
+        words.append(f"{now.memory / 2**30:.1f} GiB of device memory")
+    if now.monitored is not None:
+        words.append(f"selection {now.monitored:.4f}")
+    return ", ".join(words)

@@ -1,0 +1,88 @@
+"""The same curve on any number of devices, in either way to run a step, and in two processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fracjax import parallel
+from fracjax.errors import UsageError
+
+
+def flags(devices):
+    return f"--xla_force_host_platform_device_count={devices}"
+
+
+@pytest.fixture(scope="module")
+def curve(run_python):
+    """The losses of one way to run the steps, and of changing to the other half-way."""
+
+    def measure(kind, devices):
+        done = run_python("tests/learning_curve.py", kind, XLA_FLAGS=flags(devices))
+        assert done.returncode == 0, done.stderr
+        count, losses, changed = json.loads(done.stdout.splitlines()[-1])
+        assert count == devices
+        return losses, changed
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def alone(curve):
+    """The curve of one device under jit."""
+    losses, _ = curve("jit", 1)
+    assert len(set(losses)) == len(losses)
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)]
+)
+def test_any_number_of_devices_learns_as_one_does(kind, devices, curve, alone):
+    """With augmentation, mixing, dropout, batch norm, and a batch in two parts."""
+    losses, changed = curve(kind, devices)
+    np.testing.assert_allclose(losses, alone, rtol=1e-4)
+    np.testing.assert_allclose(changed, alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+def test_two_processes_learn_as_one_does(kind, alone, compilation_cache, tmp_path):
+    """Each has four devices and half of each batch; both save to and load from one folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | compilation_cache | {"XLA_FLAGS": flags(4)}
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "tests/learning_curve.py", kind),
+                *(str(port), str(process), str(tmp_path / "checkpoints")),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        count, losses, changed = json.loads(output.splitlines()[-1])
+        assert count == 8
+        np.testing.assert_allclose(losses, alone, rtol=1e-4)
+        np.testing.assert_allclose(changed, alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "devices", "even", "unit"),
+    [(7, 1, 2, False, 2), (16, 4, 8, False, 32), (8, 1, 8, True, 16)],
+)
+def test_a_batch_that_does_not_divide_is_refused(batch_size, accumulate, devices, even, unit):
+    with pytest.raises(UsageError, match=f"multiple of {unit} as optimizer.batch_size"):
+        parallel.check_batch_size(batch_size, accumulate, devices, even=even)
+    parallel.check_batch_size(2 * unit, accumulate, devices, even=even)
