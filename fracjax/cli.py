@@ -243,6 +243,8 @@ def train(
 
     if distributed:
         devices.join(coordinator, processes, process)
+        if not devices.is_first():
+            logging.getLogger("fracjax").setLevel(logging.WARNING)
     elif (coordinator, processes, process) != (None, None, None):
         raise UsageError("--coordinator, --processes and --process need --distributed")
     with live.training() as report:

@@ -151,11 +151,11 @@ class Forward:
         # Batches are filled up anyway, so they may as well divide over the devices.
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._widths = network.outputs, network.features
-        self._replicated = parallel.replicated(mesh)
+        self._replicated, self._sharded = parallel.replicated(mesh), parallel.sharded(mesh)
         self.load(variables)
         self._score = jax.jit(
             functools.partial(step.score, network, preprocess),
-            in_shardings=(self._replicated, parallel.sharded(mesh)),
+            in_shardings=(self._replicated, self._sharded),
         )
 
     def load(self, variables: Arrays) -> None:
@@ -171,7 +171,9 @@ class Forward:
             chunk = inputs[start : start + self.batch_size]
             # One shape, so one compilation: the last batch is filled up with black pictures.
             padding = ((0, self.batch_size - len(chunk)), (0, 0), (0, 0))
-            outputs = self._score(self._variables, np.pad(chunk, padding))
+            # Placed beforehand: of several processes, each runs this on its own devices alone.
+            placed = jax.device_put(np.pad(chunk, padding), self._sharded)
+            outputs = self._score(self._variables, placed)
             for rows, output in zip((likelihoods, features), outputs, strict=True):
                 rows[start : start + len(chunk)] = output[: len(chunk)]
         return likelihoods, features
