@@ -10,7 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fracjax import audit, bundle, configs, data, image, metrics, models, record, train
+    from fracjax import (
+        audit,
+        bundle,
+        configs,
+        data,
+        image,
+        metrics,
+        models,
+        record,
+        sweep,
+        train,
+    )
     from fracjax.engine import Prediction, Scorer, load
     from fracjax.errors import BundleError
     from fracjax.image import Rejected
@@ -32,6 +43,7 @@ __all__ = [
     "metrics",
     "models",
     "record",
+    "sweep",
     "train",
 ]
 

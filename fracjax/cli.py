@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from fracjax import interrupt, privacy
-from fracjax.errors import FracjaxError, NotScoredError, UsageError
+from fracjax.errors import FracjaxError, NotScoredError, TrainingError, UsageError
 from fracjax.notice import NOTICE
 from fracjax.text import printable
 from fracjax_jobs.command import score_dir
@@ -263,6 +263,75 @@ def train(
     for name, figure in manifest.figures.items():
         typer.echo(f"  {name}: {figure}")
     typer.echo(f"curves: {workdir / 'report.html'}")
+
+
+@app.command(cls=Command)
+def sweep(
+    workdir: Annotated[
+        Path, typer.Option(help="The study, the leaderboard and the trials go here.")
+    ],
+    search: Annotated[
+        list[str],
+        typer.Option(help="section.field=low..high, or section.field=a,b,c; may be repeated."),
+    ],
+    trials: Annotated[
+        int, typer.Option(min=1, help="How many to finish, pruned and failed ones included.")
+    ] = 30,
+    config: Annotated[
+        str, typer.Option(help="A recipe of fracjax.configs.")
+    ] = "fracatlas_resnet50",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.field=value of all trials; may be repeated."),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="What trials begin with: FILE, or ARCHITECTURE=FILE for each."),
+    ] = None,
+    parallel: Annotated[
+        Literal["jit", "pmap"],
+        typer.Option(help="One program over all devices, or one a device."),
+    ] = "jit",
+    resident: Annotated[
+        bool, typer.Option("--resident", help="Put all images on each device once, as uint8.")
+    ] = False,
+    save_every: Annotated[
+        int, typer.Option(help="Steps between two checkpoints; each epoch ends with one, too.")
+    ] = 500,
+) -> None:
+    """Search for good settings and rank them. A sweep that was interrupted goes on.
+
+    Exit codes: 0 a trial finished; 2 bad usage, or none did.
+    """
+    from fracjax import configs
+
+    recipe = configs.recipe(config, setting or [])
+    execution = configs.Execution(parallel, resident, save_every)
+
+    from rich.console import Console
+
+    from fracjax import live
+    from fracjax import sweep as sweeping
+    from fracjax.sweep.board import table
+
+    axes, initial_weights = sweeping.parse(search), sweeping.parse_weights(weights or [])
+    with live.sweep() as report:
+        board = sweeping.run(
+            recipe,
+            axes,
+            workdir,
+            data_dir=data_dir,
+            trials=trials,
+            weights=initial_weights,
+            execution=execution,
+            report=report,
+        )
+    Console().print(table(board))
+    typer.echo(f"all digits: {workdir / 'leaderboard.csv'}")
+    if board.best is None:
+        raise TrainingError(f"no trial finished; the leaderboard in {workdir} says why")
+    typer.echo(board.command)
 
 
 @app.command(cls=Command)

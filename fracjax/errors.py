@@ -37,5 +37,9 @@ class TrainingError(FracjaxError):
     """Training cannot go on."""
 
 
+class DivergedError(TrainingError):
+    """What is learned is no longer a number."""
+
+
 class WeightsError(FracjaxError):
     """A weights file does not fit the network it is meant for."""

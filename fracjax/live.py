@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fracjax import interrupt, parallel
-from fracjax.train import Progress
+
+if TYPE_CHECKING:
+    from fracjax.sweep import Standing
+    from fracjax.train import Progress
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def training() -> Iterator[Callable[[Progress], None]]:
+def training() -> Iterator[Callable[["Progress"], None]]:
     """Show a run on stderr: one line that changes on a terminal, else a line each time.
 
     Of several processes, the first one alone shows anything.
@@ -32,7 +36,7 @@ def training() -> Iterator[Callable[[Progress], None]]:
     console = Console(stderr=True, quiet=not parallel.is_first())
     with console.status("reading the data and compiling") as status:
 
-        def show(now: Progress) -> None:
+        def show(now: "Progress") -> None:
             line = describe(now)
             status.update(line)
             if not console.is_terminal or now.monitored is not None:
@@ -41,9 +45,26 @@ def training() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def describe(now: Progress) -> str:
+@contextmanager
+def sweep() -> Iterator[Callable[["Standing"], None]]:
+    """Show a sweep on stderr: one line that changes on a terminal, else one an epoch."""
+    console = Console(stderr=True)
+    with console.status("reading the data and compiling") as status:
+
+        def show(now: "Standing") -> None:
+            best = "" if now.best is None else f"best {now.best:.4f}, "
+            line = f"trial {now.trial}/{now.trials}, {best}{describe(now.run)}"
+            status.update(line)
+            if not console.is_terminal and now.run.monitored is not None:
+                console.print(line, soft_wrap=True, highlight=False)
+
+        yield show
+
+
+def describe(now: "Progress") -> str:
     """Say where a run stands.
 
+    >>> from fracjax.train import Progress
     >>> describe(Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, 3 << 30, None))
     'step 120/480, epoch 1.50, loss 0.4321, 812.3 images/s, 0:01:15 left, 3.0 GiB of device memory'
     """

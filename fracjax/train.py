@@ -21,7 +21,7 @@ from fracjax import bundle, data, evaluate, finish, initial, interrupt, labels, 
 from fracjax.checkpoint import Checkpoints
 from fracjax.configs import Config, Execution
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
-from fracjax.errors import DataError, TrainingError, UsageError
+from fracjax.errors import DataError, DivergedError, UsageError
 from fracjax.models import Network
 from fracjax.record import Record, selection_values, write_report
 
@@ -30,6 +30,9 @@ RECORD_EVERY = 10
 
 CLAIM_NAME = "config.json"
 """In a working directory: which run it belongs to."""
+
+NOT_OPENED = ""
+"""In a claim, instead of the digest of the validation images: by a trial of a sweep."""
 
 BROKEN_NAME = "broken_batch.json"
 """In a working directory: the studies of the batch that led to what is no number."""
@@ -73,7 +76,7 @@ class Task:
         config: The run.
         learned: Images to learn from.
         selecting: Images that choose the best epoch; none, and the last one is the model.
-        valid: Images whose figures are reported.
+        valid: Images whose figures are reported; none if they were not opened.
         weights: float32 (n, outputs, 2) of ``learned``, as :mod:`fracjax.losses` takes them.
         begin: Weights to begin with.
         claim: Which run this is, as JSON.
@@ -159,12 +162,13 @@ def fit(
         DataError: The data set is missing or too small, or its splits share a group.
         UsageError: ``workdir`` holds a run of another configuration or other images; random
             weights would be frozen; or batches do not divide over the devices.
-        TrainingError: The loss is no longer a number, or no checkpoint can be written.
+        DivergedError: The loss is no longer a number.
+        TrainingError: No checkpoint can be written.
         WeightsError: ``initial_weights`` does not fit the network.
         BundleError: As a bundle, it is damaged or does not fit the network.
     """
     task = prepare(config, data_dir, initial_weights)
-    _check_claim(workdir / CLAIM_NAME, task.claim)
+    check_claim(workdir / CLAIM_NAME, task.claim)
     if (workdir / "bundle").exists():
         logger.info("%s is finished; its bundle stands", workdir)
         return bundle.load(workdir / "bundle").manifest
@@ -183,8 +187,21 @@ def fit(
     return manifest
 
 
-def prepare(config: Config, data_dir: Path, initial_weights: Path | None = None) -> Task:
+def prepare(
+    config: Config,
+    data_dir: Path,
+    initial_weights: Path | None = None,
+    *,
+    opens_valid: bool = True,
+) -> Task:
     """Open what a run needs, and refuse what cannot be learned.
+
+    Args:
+        config: The run.
+        data_dir: Where :func:`fracjax.data.prepare` put the data set.
+        initial_weights: What to begin with.
+        opens_valid: Whether the validation splits are opened. A trial of a sweep has no use for
+            them, and when :func:`fit` finishes it they are checked.
 
     Raises:
         DataError, UsageError, WeightsError, BundleError: As :func:`fit`.
@@ -196,12 +213,16 @@ def prepare(config: Config, data_dir: Path, initial_weights: Path | None = None)
         )
     begin = initial.read(initial_weights, _network(config), config.data.labels, config.preprocess)
     given = data.load(config.data.name, config.data.train, data_dir)
-    valid = data.load(config.data.name, config.data.valid, data_dir)
-    initial.check_held_out(initial_weights, begin, valid.splits)
-    data.check_disjoint(given, valid)
+    valid = given.subset([])
+    if opens_valid:
+        valid = data.load(config.data.name, config.data.valid, data_dir)
+        initial.check_held_out(initial_weights, begin, valid.splits)
+        data.check_disjoint(given, valid)
+        _check_classes(valid, "the validation splits hold one class only; choose others")
+    else:  # or the selection images, which are all that judges, would have been learned from
+        initial.check_held_out(initial_weights, begin, given.splits)
     learned, selecting = data.hold_out(given, config.data.select, config.seed)
-    for images, what in ((learned, "training"), (valid, "validation")):
-        _check_classes(images, f"the {what} splits hold one class only; choose others")
+    _check_classes(learned, "the training splits hold one class only; choose others")
     if config.data.select > 0:
         _check_classes(
             selecting,
@@ -220,7 +241,7 @@ def prepare(config: Config, data_dir: Path, initial_weights: Path | None = None)
         "config": dataclasses.asdict(config),
         "initial_weights": begin.sha256,
         "train_images": given.sha256,
-        "valid_images": valid.sha256,
+        "valid_images": valid.sha256 if opens_valid else NOT_OPENED,
     }
     weights = labels.weights(table, parts, config.loss)
     return Task(config, learned, selecting, valid, weights, begin, json.loads(json.dumps(claim)))
@@ -244,10 +265,12 @@ def learn(
         The variables of the model, by name.
 
     Raises:
-        UsageError: Batches do not divide over the devices.
-        TrainingError: The loss is no longer a number, or no checkpoint can be written.
+        UsageError: ``workdir`` holds another run, or batches do not divide over the devices.
+        DivergedError: The loss is no longer a number.
+        TrainingError: No checkpoint can be written.
         SystemExit: A signal has come; the state is saved.
     """
+    check_claim(workdir / CLAIM_NAME, task.claim)
     config, optimizing = task.config, task.config.optimizer
     parallel.check_batch_size(
         optimizing.batch_size,
@@ -289,7 +312,7 @@ def learn(
     # ---- The loop.
     workdir.mkdir(parents=True, exist_ok=True)
     if parallel.is_first():
-        _write_claim(workdir / CLAIM_NAME, task.claim)
+        write_claim(workdir / CLAIM_NAME, task.claim)
     judge = _Judge(task) if len(task.selecting) else None
     selection = NOTHING_SELECTED
     with Checkpoints(workdir / "checkpoints") as checkpoints, _held_back():
@@ -298,7 +321,7 @@ def learn(
             whole, selection = checkpoints.load(checkpoints.newest, (whole, selection))
             logger.info("resuming at step %d of %d", int(whole.step), task.steps)
         done = int(whole.step)
-        state = devices.replicate(jax.device_get(whole))
+        state = devices.replicate(whole)
         del whole
 
         with _record(workdir, done) as record:
@@ -309,33 +332,27 @@ def learn(
                 state = take_step(state, devices.share(batch), resident)
                 done += 1
                 clock.tick()
-                epoch_ends = done % task.epoch_steps == 0
+                ends_epoch = done % task.epoch_steps == 0
                 must_end = _must_end(done)
-                saves = epoch_ends or must_end or done % execution.save_every == 0
-                if epoch_ends or done % RECORD_EVERY == 0:
+                records = ends_epoch or done % RECORD_EVERY == 0
+                saves = ends_epoch or must_end or done % execution.save_every == 0
+                if records or saves:
                     totals = devices.fetch(state.totals)
                     _check_finite(totals, task, order, workdir, checkpoints.newest)
-                    state = state._replace(totals=devices.replicate(step.no_totals()))
-                    monitored = None
-                    values = _values(task, done, totals)
-                    speed = clock.read()
+                if records:
+                    values, speed, monitored = _values(task, done, totals), clock.read(), None
                     record.write(done, values, speed=speed)
-                    if epoch_ends and judge is not None:
+                    state = state._replace(totals=devices.replicate(step.no_totals()))
+                    if ends_epoch and judge is not None:
                         figures, monitored = judge(_model(devices, state))
                         record.write(done, {"epoch": values["epoch"]} | figures)
                         selection = selection.after(monitored, done)
                     report(_progress(task, done, values, speed, monitored))
-                    clock.restart()
                 if saves:
-                    _check_finite(
-                        devices.fetch(state.totals), task, order, workdir, checkpoints.newest
-                    )
                     record.sync()
-                    checkpoints.save(
-                        done,
-                        (devices.collect(state), selection),
-                        best=int(selection.step) if judge else None,
-                    )
+                    best = int(selection.step) if judge else None
+                    checkpoints.save(done, (devices.collect(state), selection), best=best)
+                if records or saves:
                     clock.restart()
                 if must_end:
                     logger.info(
@@ -343,11 +360,11 @@ def learn(
                     )
                     interrupt.check()
                     raise SystemExit(PREEMPTED)
+        interrupt.check()  # of a signal that came after the last look
         if judge is not None and int(selection.step) != done:
             logger.info("step %d of %d is the best", selection.step, done)
-            like = (devices.collect(state), selection)
-            best, _ = checkpoints.load(int(selection.step), like)
-            return _model(parallel.Jit(), best)
+            whole, _ = checkpoints.load(int(selection.step), (devices.collect(state), selection))
+            return _model(parallel.Jit(), whole)
     return _model(devices, state)
 
 
@@ -374,6 +391,11 @@ class _Judge:
         self._forward.load(variables)
         inputs = data.inputs(images, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
         likelihoods = np.concatenate([self._forward(batch)[0][:, 0] for batch in inputs])
+        if not np.isfinite(likelihoods).all():
+            raise DivergedError(
+                "the model's likelihoods of the selection images are no longer numbers; train in "
+                "another --workdir with a lower optimizer.learning_rate"
+            )
         figures = evaluate.overall(images.facts, likelihoods)
         loss = evaluate.cross_entropy(images.facts, likelihoods)
         chosen = (
@@ -492,7 +514,7 @@ def _check_finite(
     stands = (
         "there is no checkpoint" if newest is None else f"the checkpoint of step {newest} stands"
     )
-    raise TrainingError(
+    raise DivergedError(
         f"loss or gradient is no longer a number at step {broken + 1}; {stands}. The keys of the "
         f"batch's {len(studies)} studies are in {BROKEN_NAME} ({studies[0]}, ...). Train in "
         "another --workdir with a lower optimizer.learning_rate"
@@ -504,7 +526,7 @@ def _check_classes(images: data.Radiographs, refusal: str) -> None:
         raise DataError(refusal)
 
 
-def _check_claim(path: Path, claim: dict[str, Any]) -> None:
+def check_claim(path: Path, claim: dict[str, Any]) -> None:
     """Make sure that a working directory belongs to no other run."""
     if not path.exists():
         return
@@ -512,6 +534,8 @@ def _check_claim(path: Path, claim: dict[str, Any]) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UsageError(f"{path} is damaged; give another --workdir") from None
+    if there.get("valid_images") == NOT_OPENED:  # now they are, to make a model of the trial
+        there["valid_images"] = claim["valid_images"]
     if there != claim:
         raise UsageError(
             f"{path.parent} holds a run of another configuration or other images "
@@ -535,7 +559,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:12] + "..."
 
 
-def _write_claim(path: Path, claim: dict[str, Any]) -> None:
+def write_claim(path: Path, claim: dict[str, Any]) -> None:
     """Write the claim whole or not at all: a torn one would refuse its own run."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(claim, indent=2), encoding="utf-8")

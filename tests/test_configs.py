@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fracjax import configs, data
+from fracjax import configs, data, live
 from fracjax.configs import Augment, Config, Data, Optimizer, Preprocess, recipe
 from fracjax.errors import UsageError
 from fracjax.record import journal
@@ -106,7 +106,7 @@ def test_sections_check_themselves_where_no_recipe_does():
             make()
 
 
-@pytest.mark.parametrize("module", [configs, data, journal])
+@pytest.mark.parametrize("module", [configs, data, journal, live])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
