@@ -8,7 +8,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax.configs import CAFFE_BGR_MEAN, Architecture, Model
+from fracjax.configs import (
+    CAFFE_BGR_MEAN,
+    HALF_RANGE,
+    IMAGENET_RGB_MEAN,
+    IMAGENET_RGB_STD,
+    Architecture,
+    Model,
+)
 from fracjax.errors import UsageError, WeightsError
 from fracjax.models import weights_file
 from fracjax.models.layers import HEAD
@@ -25,12 +32,11 @@ Pixels = Literal["rgb-imagenet", "rgb-half", "bgr-caffe"]
 Levels = tuple[float, float, float]
 
 PIXELS: Final[dict[Pixels, tuple[Levels, Levels]]] = {
-    "rgb-imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "rgb-half": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "rgb-imagenet": (IMAGENET_RGB_MEAN, IMAGENET_RGB_STD),
+    "rgb-half": (HALF_RANGE, HALF_RANGE),
     "bgr-caffe": (CAFFE_BGR_MEAN, (1.0, 1.0, 1.0)),
 }
-"""Mean and standard deviation of each channel, in grey levels 0..255. The first are torchvision's
-(0.485, 0.456, 0.406) and (0.229, 0.224, 0.225), times 255."""
+"""Mean and standard deviation of each channel, in grey levels 0..255."""
 
 EPSILONS: Final[dict[Naming, float]] = {
     "torchvision": 1e-5,
