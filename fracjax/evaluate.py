@@ -97,7 +97,8 @@ def figures(
         "auroc_image_without_metal": np.array([fact.hardware == 0 for fact in facts]),
     }
     parts = np.array([fact.body_part for fact in facts])
-    subsets |= {f"auroc_image_{part}": parts == part for part in sorted(set(parts.tolist()))}
+    known = sorted(set(parts.tolist()) - {""})
+    subsets |= {f"auroc_image_{part}": parts == part for part in known}
     for name, chosen in subsets.items():
         measure(name, targets, scores.likelihoods, chosen)
     for label, values in zip(further, scores.others.T, strict=True):

@@ -42,17 +42,18 @@ class Initial:
 
 
 def read(
-    path: Path | None, network: Network, labels: tuple[str, ...], preprocess: Preprocess
+    path: Path | None, network: Network, outputs: tuple[str, ...], preprocess: Preprocess
 ) -> Initial:
     """Read the weights that training begins with.
 
-    The head begins at random where it is of another shape, or its outputs are of other labels.
+    The head begins at random where it is of another shape, or its outputs mean something else: a
+    model of abnormality does not begin as one of fracture.
 
     Args:
         path: A bundle; a file of ``fracjax import-weights``; a ``.safetensors`` file of ImageNet
             weights of a v1 ResNet in Keras's first naming; or ``None``.
         network: What they are for.
-        labels: What its outputs are of besides the target.
+        outputs: What its outputs are of: the target, then further labels.
         preprocess: What pixels the network will see.
 
     Raises:
@@ -62,7 +63,7 @@ def read(
     if path is None:
         return Initial({}, "", ())
     if path.is_dir():
-        return _read_bundle(path, network, labels, preprocess)
+        return _read_bundle(path, network, outputs, preprocess)
     facts = weights_file.read_facts(path)
     if facts is None:
         return _read_first_keras(path, network)
@@ -97,17 +98,16 @@ def check_held_out(path: Path | None, begin: Initial, held_out: tuple[str, ...])
 
 
 def _read_bundle(
-    path: Path, network: Network, labels: tuple[str, ...], preprocess: Preprocess
+    path: Path, network: Network, outputs: tuple[str, ...], preprocess: Preprocess
 ) -> Initial:
     initial = bundle.load(path)
     manifest = initial.manifest
-    outputs = 1 + len(manifest.training.data.labels)
-    bundle.check_fit(initial, Network(manifest.model, outputs=outputs))
+    theirs = (manifest.target, *manifest.training.data.labels)
+    bundle.check_fit(initial, Network(manifest.model, outputs=len(theirs)))
     channels = (manifest.preprocess.channel_mean, manifest.preprocess.channel_std)
     _check_agreement(path, manifest.model, channels, network, preprocess)
-    same_labels = manifest.training.data.labels == labels
     return Initial(
-        _taken(path, initial.variables, manifest.model, network, keeps_last=same_labels),
+        _taken(path, initial.variables, manifest.model, network, keeps_last=theirs == outputs),
         manifest.weights_sha256,
         manifest.provenance.licences,
         manifest.provenance.learned,

@@ -211,8 +211,9 @@ def prepare(
             f"optimizer.frozen_stages={config.optimizer.frozen_stages} would freeze random "
             "weights; give --weights, or set it to 0"
         )
-    begin = initial.read(initial_weights, _network(config), config.data.labels, config.preprocess)
     given = data.load(config.data.name, config.data.train, data_dir)
+    outputs = (given.facts[0].target, *config.data.labels)
+    begin = initial.read(initial_weights, _network(config), outputs, config.preprocess)
     valid = given.subset([])
     if opens_valid:
         valid = data.load(config.data.name, config.data.valid, data_dir)
@@ -235,7 +236,7 @@ def prepare(
             f"{len(learned)} training images do not fill a batch of "
             f"{config.optimizer.batch_size}; give a smaller optimizer.batch_size"
         )
-    table = labels.known(learned.facts, (learned.facts[0].target, *config.data.labels))
+    table = labels.known(learned.facts, outputs)
     parts = [fact.body_part for fact in learned.facts]
     claim = {
         "config": dataclasses.asdict(config),

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from fracjax import initial
-from fracjax.configs import CAFFE_BGR_MEAN, Data, Model, Preprocess
+from fracjax.configs import CAFFE_BGR_MEAN, Model, Preprocess
 from fracjax.errors import UsageError, WeightsError
 from fracjax.models import Network, weights_file
 from fracjax.models.import_weights import EPSILONS, PIXELS, import_weights, translate
@@ -84,7 +84,7 @@ def test_real_weights_put_out_what_pytorch_does(shared):
     expected = EXPECTED["keras_first/resnet50/v1"]
     path = shared / "weights/resnet50_v1_imagenet1k.safetensors"
     network = Network(Model("resnet50"), outputs=1000)
-    begin = initial.read(path, network, Data(), Preprocess())
+    begin = initial.read(path, network, ("fracture",), Preprocess())
     assert set(begin.variables) == set(network.shapes)
     logits, features = jax.jit(network.logits_and_features)(
         begin.variables, 50 * pictures(*PICTURES)
@@ -294,7 +294,7 @@ def test_training_begins_with_an_imported_file(imported, outputs, caplog):
     path, _ = imported
     network = Network(FITTING, outputs=outputs)
     with caplog.at_level("INFO"):
-        begin = initial.read(path, network, Data(), TORCH)
+        begin = initial.read(path, network, ("fracture",), TORCH)
     left = set(network.shapes) - set(begin.variables)
     assert left == (set() if outputs == 4 else {"head/kernel", "head/bias"})
     assert ("head begins at random" in caplog.text) == (outputs == 1)
@@ -321,7 +321,7 @@ def test_training_begins_with_an_imported_file(imported, outputs, caplog):
     ],
 )
 def test_a_run_of_other_settings_is_told_which_to_set(imported, model, preprocess, settings_):
-    message = refusal(initial.read, imported[0], Network(model), Data(), preprocess)
+    message = refusal(initial.read, imported[0], Network(model), ("fracture",), preprocess)
     for setting in settings_:
         assert f"--set {setting}" in message
     assert message.count("--set") == len(settings_)
@@ -336,7 +336,7 @@ def test_a_pooled_vgg_begins_with_the_stages_of_a_published_one(tmp_path):
 
     def random_parts(config, outputs):
         wanted = Network(config, outputs=outputs)
-        begin = initial.read(tmp_path / "vgg.safetensors", wanted, Data(), TORCH)
+        begin = initial.read(tmp_path / "vgg.safetensors", wanted, ("fracture",), TORCH)
         return {name.partition("/")[0] for name in set(wanted.shapes) - set(begin.variables)}
 
     assert random_parts(model, 2) == set()
@@ -353,7 +353,7 @@ def test_a_file_without_a_head_is_imported_without_one(small_tensors, tmp_path):
     )
     assert summary.facts.outputs == 0
     network = Network(FITTING)
-    begin = initial.read(tmp_path / "out.safetensors", network, Data(), TORCH)
+    begin = initial.read(tmp_path / "out.safetensors", network, ("fracture",), TORCH)
     assert set(network.shapes) - set(begin.variables) == {"head/kernel", "head/bias"}
 
 
@@ -431,7 +431,7 @@ def test_an_imported_file_that_was_changed_is_refused(imported, tmp_path):
     facts, variables = weights_file.read_facts(imported[0]), load_file(imported[0])
     del variables["stem/kernel"]
     weights_file.write(tmp_path / "short.safetensors", facts, variables)
-    arguments = (Network(FITTING), Data(), TORCH)
+    arguments = (Network(FITTING), ("fracture",), TORCH)
     assert "no stem/kernel" in refusal(initial.read, tmp_path / "short.safetensors", *arguments)
     save_file({}, tmp_path / "empty.safetensors", {"format": '"fracjax-weights"', "version": "9"})
     assert "version 9" in refusal(initial.read, tmp_path / "empty.safetensors", *arguments)
@@ -445,13 +445,16 @@ def test_an_imported_file_that_was_changed_is_refused(imported, tmp_path):
 def test_a_bundle_gives_its_head_to_the_same_labels_only(tiny_bundle):
     stored = Preprocess()
     network = Network(Model("resnet14"))
-    begin = initial.read(tiny_bundle, network, Data(), stored)
+    begin = initial.read(tiny_bundle, network, ("fracture",), stored)
     assert set(begin.variables) == set(network.shapes)
     more = Network(Model("resnet14"), outputs=2)
-    begin = initial.read(tiny_bundle, more, Data(labels=("hardware",)), stored)
+    begin = initial.read(tiny_bundle, more, ("fracture", "hardware"), stored)
     assert set(more.shapes) - set(begin.variables) == {"head/kernel", "head/bias"}
+    # Neither is a model of fracture the beginning of one's head that tells abnormality.
+    begin = initial.read(tiny_bundle, network, ("abnormality",), stored)
+    assert set(network.shapes) - set(begin.variables) == {"head/kernel", "head/bias"}
 
 
 def test_a_bundle_of_other_pixels_is_refused(tiny_bundle):
-    message = refusal(initial.read, tiny_bundle, Network(Model("resnet14")), Data(), TORCH)
+    message = refusal(initial.read, tiny_bundle, Network(Model("resnet14")), ("fracture",), TORCH)
     assert f"--set preprocess.channel_mean={','.join(map(str, CAFFE_BGR_MEAN))}" in message

@@ -13,7 +13,7 @@ from jax import lax
 from safetensors.numpy import load_file, save_file
 
 from fracjax import initial
-from fracjax.configs import CAFFE_BGR_MEAN, Architecture, Data, Model, Preprocess
+from fracjax.configs import CAFFE_BGR_MEAN, Architecture, Model, Preprocess
 from fracjax.errors import WeightsError
 from fracjax.models import Network
 from fracjax.models.layers import PointwiseConv
@@ -241,7 +241,7 @@ def weights_file(shared):
 def test_published_weights_know_a_cat_and_a_coffee(weights_file):
     photographs = pytest.importorskip("skimage.data", reason="scikit-image has the photographs")
     network = Network(Model("resnet50"), outputs=1000)
-    weights = initial.read(weights_file, network, Data(), Preprocess()).variables
+    weights = initial.read(weights_file, network, ("fracture",), Preprocess()).variables
     assert {name: value.shape for name, value in weights.items()} == network.shapes
 
     def crop(photograph):
@@ -277,7 +277,9 @@ def keras_tensors(tiny_variables):
 
 
 def read(path, model=Model("resnet14"), outputs=1):  # noqa: B008 - frozen
-    return initial.read(path, Network(model, outputs=outputs), Data(), Preprocess()).variables
+    return initial.read(
+        path, Network(model, outputs=outputs), ("fracture",), Preprocess()
+    ).variables
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
