@@ -1,5 +1,7 @@
 """Expected failures: what the user is told in one line, instead of a traceback."""
 
+from fracjax.text import printable
+
 
 class FracjaxError(Exception):
     """An expected failure. The message is one line: which input, why, and the way out.
@@ -42,4 +44,10 @@ class DivergedError(TrainingError):
 
 
 class WeightsError(FracjaxError):
-    """A weights file does not fit the network it is meant for."""
+    """A weights file does not fit the network it is meant for.
+
+    What it says may hold names out of a stranger's file, so what is not printable is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import lethal
@@ -72,6 +73,11 @@ def test_it_costs_one_file_and_results_keep_their_order(export, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def wake(process):
+    with suppress(ProcessLookupError):  # given up meanwhile
+        os.kill(process, signal.SIGCONT)
+
+
 @on_linux
 @pytest.mark.parametrize(
     ("longest_absence", "reason"), [(1.0, "unreadable"), (99.0, "decoder_timeout")]
@@ -85,7 +91,7 @@ def test_a_job_that_was_stopped_meanwhile_costs_no_file(monkeypatch, longest_abs
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGSTOP)
     time.sleep(3)
-    threading.Timer(0.3, os.kill, (worker.pid, signal.SIGCONT)).start()
+    threading.Timer(1.0, wake, (worker.pid,)).start()
     ((_, (rejected,)),) = results
     assert rejected.reason == reason
 
