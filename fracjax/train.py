@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fracjax import bundle, data, evaluate, finish, initial, interrupt, labels, parallel, step
 from fracjax.checkpoint import Checkpoints
+from fracjax.claim import NOT_OPENED, check_claim, write_claim
 from fracjax.configs import Config, Execution
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
 from fracjax.errors import DataError, DivergedError, UsageError
@@ -30,9 +31,6 @@ RECORD_EVERY = 10
 
 CLAIM_NAME = "config.json"
 """In a working directory: which run it belongs to."""
-
-NOT_OPENED = ""
-"""In a claim, instead of the digest of the validation images: by a trial of a sweep."""
 
 BROKEN_NAME = "broken_batch.json"
 """In a working directory: the studies of the batch that led to what is no number."""
@@ -525,43 +523,3 @@ def _check_finite(
 def _check_classes(images: data.Radiographs, refusal: str) -> None:
     if len({fact.label for fact in images.facts}) < 2:
         raise DataError(refusal)
-
-
-def check_claim(path: Path, claim: dict[str, Any]) -> None:
-    """Make sure that a working directory belongs to no other run."""
-    if not path.exists():
-        return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UsageError(f"{path} is damaged; give another --workdir") from None
-    if there.get("valid_images") == NOT_OPENED:  # now they are, to make a model of the trial
-        there["valid_images"] = claim["valid_images"]
-    if there != claim:
-        raise UsageError(
-            f"{path.parent} holds a run of another configuration or other images "
-            f"({'; '.join(_differences(there, claim))}); give another --workdir, or those settings"
-        )
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Say where two claims differ."""
-    for name in sorted(there.keys() | here.keys()):
-        old, new = (claim.get(name, "nothing") for claim in (there, here))
-        path = name if prefix in ("", "config.") else prefix + name  # as --set takes it
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{path}.")
-        elif old != new:
-            yield f"{path}: {_shown(old)} there, {_shown(new)} here"
-
-
-def _shown(value: Any) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else text[:12] + "..."
-
-
-def write_claim(path: Path, claim: dict[str, Any]) -> None:
-    """Write the claim whole or not at all: a torn one would refuse its own run."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(claim, indent=2), encoding="utf-8")
-    partial.replace(path)

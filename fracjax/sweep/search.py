@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fracjax import bundle, configs, data, interrupt, train
+from fracjax.claim import check_claim, write_claim
 from fracjax.configs import Config, Execution
 from fracjax.errors import BundleError, DataError, DivergedError, UsageError, WeightsError
 from fracjax.models import Network
@@ -155,8 +156,8 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     claim = json.loads(json.dumps(claim))  # as it is read again
     with _alone(workdir):
-        train.check_claim(workdir / CLAIM_NAME, claim)
-        train.write_claim(workdir / CLAIM_NAME, claim)
+        check_claim(workdir / CLAIM_NAME, claim)
+        write_claim(workdir / CLAIM_NAME, claim)
         study = _open(workdir / STUDY_NAME)
         while (trial := search.next(study)) is not None:
             search.train(study, trial, report)
