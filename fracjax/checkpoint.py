@@ -66,8 +66,18 @@ class Checkpoints:
         return None if self._orbax.latest is None else self._orbax.latest.step
 
     def load(self, step: int, like: State) -> State:
-        """Load a checkpoint, laid out over the devices as ``like`` is."""
-        return self._orbax.load(step, like)  # type: ignore[no-any-return]  # of the tree given
+        """Load a checkpoint, laid out over the devices as ``like`` is.
+
+        Raises:
+            TrainingError: It is damaged.
+        """
+        try:
+            return self._orbax.load(step, like)  # type: ignore[no-any-return]  # of the tree given
+        except Exception as error:
+            raise TrainingError(
+                f"the checkpoint of step {step} cannot be read; remove checkpoints/{step} from "
+                "--workdir, and the same command goes on from the one before"
+            ) from error
 
     def save(self, step: int, state: Any, *, best: int | None = None) -> None:
         """Save a state, and remove what is neither among the newest nor the best.

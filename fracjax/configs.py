@@ -225,12 +225,13 @@ class Optimizer:
     Attributes:
         algorithm: ``adamw`` (Loshchilov and Hutter, arXiv:1711.05101), or ``sgd`` with Nesterov's
             momentum and the same decoupled weight decay.
-        epochs: Passes over the training images, if nothing stops the run before.
+        epochs: Times as many steps as whole batches fit into the training images, if nothing stops
+            the run before. Batches run on from one pass over the images to the next.
         batch_size: Images a step, over all devices.
         accumulate: Equal parts that a batch is divided into, one after the other, so that it needs
             less memory. Batch norm sees each part alone.
         learning_rate: At the end of the warm-up.
-        warmup: Part of all steps in which the rate rises from zero.
+        warmup: Part of all steps, one at least, in which the rate rises from zero.
         momentum: Of ``sgd``.
         weight_decay: On kernels only, not on biases or batch norm.
         clip_norm: Largest global norm of a gradient.

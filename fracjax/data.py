@@ -78,8 +78,12 @@ class Radiographs(Sequence[Example]):
     def sha256(self) -> str:
         """Digest of which images these are, with all that is learned of them, in any order."""
         rows = sorted(
-            f"{fact.source}\t{fact.label}\t{fact.group}\t{fact.body_part}\t{fact.hardware}\t"
-            f"{'+'.join(fact.findings)}"
+            "\t".join(
+                [
+                    *(fact.source, fact.target, str(fact.label), fact.study_id, fact.group),
+                    *(fact.body_part, str(fact.hardware), "+".join(fact.findings)),
+                ]
+            )
             for fact in self.facts
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -47,7 +47,8 @@ def overall(facts: Sequence[data.Example], likelihoods: NDArray[np.float32]) -> 
         likelihoods: (n,), of their target.
 
     Returns:
-        ``auroc_study``, over the mean likelihood of each study's images, and ``auroc_image``.
+        ``auroc_study``, over the mean likelihood of each study's images, where a study is positive
+        if one of its images is; and ``auroc_image``.
     """
     targets = np.array([fact.label for fact in facts])
     groups = np.array([fact.group for fact in facts])
@@ -55,8 +56,9 @@ def overall(facts: Sequence[data.Example], likelihoods: NDArray[np.float32]) -> 
         [fact.study_id for fact in facts], return_index=True, return_inverse=True
     )
     mean = np.bincount(members, likelihoods) / np.bincount(members)
+    positive = (np.bincount(members, targets) > 0).astype(int)
     return {
-        "auroc_study": metrics.auroc(targets[first], mean, groups[first]),
+        "auroc_study": metrics.auroc(positive, mean, groups[first]),
         "auroc_image": metrics.auroc(targets, likelihoods, groups),
     }
 

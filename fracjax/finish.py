@@ -135,7 +135,8 @@ def fit_gate(
     """
     ungated, weights = bundle.read_without_gate(source)
     splits = ungated.training.data
-    train_images = data.load(splits.name, splits.train, data_dir)
+    given = data.load(splits.name, splits.train, data_dir)
+    train_images, _ = data.hold_out(given, splits.select, ungated.training.seed)
     valid_images = data.load(splits.name, splits.valid, data_dir)
     if len(train_images) != ungated.provenance.train_images:
         raise DataError(

@@ -46,8 +46,8 @@ def read(
 ) -> Initial:
     """Read the weights that training begins with.
 
-    The head begins at random where it is of another shape, or its outputs mean something else: a
-    model of abnormality does not begin as one of fracture.
+    The head begins at random where it is of another shape; and of a bundle, where its outputs mean
+    something else: a model of abnormality does not begin as one of fracture.
 
     Args:
         path: A bundle; a file of ``fracjax import-weights``; a ``.safetensors`` file of ImageNet

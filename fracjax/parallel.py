@@ -6,11 +6,14 @@ and the step itself averages over the axis :data:`AXIS`. Several processes (host
 ``jax.distributed``'s; each holds its part of a batch, and the whole state.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fracjax.errors import UsageError
@@ -40,6 +43,21 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             f"the processes do not come together ({said}); give each --coordinator HOST:PORT, "
             "--processes N and --process I, and a port that all of them reach"
         ) from error
+
+
+def check_alike(claim: dict[str, Any]) -> None:
+    """Make sure that all processes are to train the same, or they would part without a word.
+
+    Raises:
+        UsageError: They are not.
+    """
+    text = json.dumps(claim, sort_keys=True).encode()
+    digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest).reshape(-1, len(digest))
+    if (digests != digests[0]).any():
+        raise UsageError(
+            "the processes were given different settings, weights or images; give all the same"
+        )
 
 
 def is_first() -> bool:

@@ -24,7 +24,7 @@ from fracjax.configs import Config, Execution
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
 from fracjax.errors import DataError, DivergedError, UsageError
 from fracjax.models import Network
-from fracjax.record import Record, selection_values, write_report
+from fracjax.record import REPORT_NAME, Record, selection_values, write_report
 
 RECORD_EVERY = 10
 """Steps between two lines of the record: each look at the loss waits for the device."""
@@ -169,7 +169,10 @@ def fit(
     check_claim(workdir / CLAIM_NAME, task.claim)
     if (workdir / "bundle").exists():
         logger.info("%s is finished; its bundle stands", workdir)
-        return bundle.load(workdir / "bundle").manifest
+        manifest = bundle.load(workdir / "bundle").manifest
+        if parallel.is_first() and not (workdir / REPORT_NAME).exists():
+            write_report(workdir, manifest)
+        return manifest
     variables = learn(task, workdir, execution, report)
     manifest = finish.write_bundle(
         config,
@@ -218,7 +221,7 @@ def prepare(
         initial.check_held_out(initial_weights, begin, valid.splits)
         data.check_disjoint(given, valid)
         _check_classes(valid, "the validation splits hold one class only; choose others")
-    else:  # or the selection images, which are all that judges, would have been learned from
+    if config.data.select > 0:  # or the images that choose would have been learned from
         initial.check_held_out(initial_weights, begin, given.splits)
     learned, selecting = data.hold_out(given, config.data.select, config.seed)
     _check_classes(learned, "the training splits hold one class only; choose others")
@@ -269,6 +272,7 @@ def learn(
         TrainingError: No checkpoint can be written.
         SystemExit: A signal has come; the state is saved.
     """
+    parallel.check_alike(task.claim)
     check_claim(workdir / CLAIM_NAME, task.claim)
     config, optimizing = task.config, task.config.optimizer
     parallel.check_batch_size(
@@ -521,5 +525,9 @@ def _check_finite(
 
 
 def _check_classes(images: data.Radiographs, refusal: str) -> None:
-    if len({fact.label for fact in images.facts}) < 2:
+    """Make sure that images are of both classes, and so are their studies."""
+    studies: dict[str, int] = {}
+    for fact in images.facts:  # a study is positive if one of its images is
+        studies[fact.study_id] = max(fact.label, studies.get(fact.study_id, 0))
+    if len(set(studies.values())) < 2:
         raise DataError(refusal)

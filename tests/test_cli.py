@@ -228,7 +228,7 @@ def test_directories_that_cannot_be_made(where, fracjax, data_dir, tmp_path):
         (["train", "--workdir", "W", "--config", "best"], "fracatlas_resnet50"),
         (["train", "--workdir", "W", "--set", "optimizer.epochs=many"], "optimizer.epochs"),
         (["train", "--workdir", "W", "--data-dir", "nowhere", *THAWED], "fracjax prepare"),
-        (["train", "--workdir", "W", "--weights", "absent.safetensors"], "absent.safetensors"),
+        (["train", "--workdir", "W", "--weights", "absent.safetensors"], "prepared frac_atlas"),
         (["prepare", "chexpert", "--archive-dir", "."], "frac_atlas"),
     ],
 )

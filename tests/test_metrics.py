@@ -1,12 +1,14 @@
 """Areas under the ROC curve and their intervals."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from fracjax import metrics
+from fracjax import evaluate, metrics
 from fracjax.figure import Figure
 from fracjax.metrics import auroc
 
@@ -89,3 +91,17 @@ def test_the_seed_decides_the_interval():
 def test_a_figure_in_words_has_its_cases_and_interval():
     text = str(Figure(0.8123, 0.7, 0.9, n=100, positives=20, groups=50))
     assert text == "0.812 (95 % interval 0.700 to 0.900; n = 100, 20 positive, 50 groups)"
+
+
+def test_a_study_is_positive_if_one_of_its_images_is():
+    """In whichever order the images come."""
+    facts = [
+        SimpleNamespace(study_id=study, label=label, group=study)
+        for study, label in [("a", 1), ("a", 0), ("b", 0), ("b", 0), ("c", 0), ("d", 1)]
+    ]
+    likelihoods = np.float32([0.9, 0.5, 0.1, 0.3, 0.8, 0.6])
+    figure = evaluate.overall(facts, likelihoods)["auroc_study"]
+    assert (figure.n, figure.positives) == (4, 2)
+    assert figure.value == pytest.approx(2 / 4)  # a 0.7 and d 0.6 against b 0.2 and c 0.8
+    backwards = evaluate.overall(facts[::-1], likelihoods[::-1])["auroc_study"]
+    assert backwards == figure

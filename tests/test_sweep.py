@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fracjax import bundle, configs, metrics, record, sweep, train
-from fracjax.errors import FracjaxError, TrainingError, UsageError
+from fracjax.errors import DivergedError, FracjaxError, TrainingError, UsageError
 from fracjax.sweep import board, search
 
 SETTINGS = (
@@ -369,13 +369,36 @@ def test_a_full_disk_ends_the_sweep_and_not_the_trial(quick_sweep, monkeypatch, 
     assert [(entry.trial, entry.state) for entry in found.entries] == [(0, "finished")]
 
 
+class Killed(BaseException):
+    """Stands for the end of a process that nothing can hold back."""
+
+
+@pytest.mark.parametrize("end", [SystemExit(143), TrainingError("no room"), OSError("no room")])
+def test_a_trial_that_ends_in_good_order_goes_on_however_often(end, quick_sweep, monkeypatch):
+    def ended(*_):
+        raise end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "learn", ended)
+        for _ in range(search.MOST_STARTS + 1):
+            with pytest.raises(type(end)):
+                quick_sweep("model.dropout=0.1,0.5", trials=1)
+
+    def diverged(*_):
+        raise DivergedError("reached")
+
+    monkeypatch.setattr(train, "learn", diverged)
+    found = quick_sweep("model.dropout=0.1,0.5", trials=1)
+    assert found.entries[0].reason == "reached"
+
+
 def test_a_trial_that_kills_its_process_again_and_again_is_given_up(quick_sweep, monkeypatch):
     def killed(*_):
-        raise SystemExit(137)
+        raise Killed
 
     monkeypatch.setattr(train, "learn", killed)
     for _ in range(search.MOST_STARTS):
-        with pytest.raises(SystemExit):
+        with pytest.raises(Killed):
             quick_sweep("model.dropout=0.1,0.5", trials=1)
     found = quick_sweep("model.dropout=0.1,0.5", trials=1)
     assert [(entry.trial, entry.state) for entry in found.entries] == [(0, "failed")]

@@ -122,6 +122,22 @@ def test_the_threshold_is_of_distances_to_other_groups(finished, tiny_config, da
     assert evaluate.predict(fj.load(workdir), images).distances.max() < manifest.gate.threshold
 
 
+def test_a_gate_is_fitted_anew_on_what_was_learned_from(tiny_config, data_dir, tmp_path):
+    """Not on the images that chose; and a report that is missing is written."""
+    data = replace(tiny_config.data, select=0.35)
+    config = replace(tiny_config, data=data, seed=1)
+    manifest = train.fit(config, tmp_path / "run", data_dir=data_dir)
+    assert manifest.provenance.train_images < 16
+    fitted = finish.fit_gate(tmp_path / "run", tmp_path / "new", data_dir=data_dir)
+    assert fitted.gate.images == manifest.gate.images
+    (tmp_path / "run/report.html").unlink()
+    assert train.fit(config, tmp_path / "run", data_dir=data_dir) == manifest
+    assert (tmp_path / "run/report.html").exists()
+    # It has learned from these groups, so they cannot choose once more.
+    options = {"data_dir": data_dir, "initial_weights": tmp_path / "run"}
+    assert "fold_1" in refusal(DataError, config, tmp_path / "again", **options)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_gate_can_be_fitted_anew(version, finished, data_dir, tmp_path):
     workdir, manifest, _ = finished

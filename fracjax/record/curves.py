@@ -117,7 +117,8 @@ def best_epoch(rows: Rows, monitor: str) -> Best | None:
     if not measured:
         return None
     sign = -1 if monitor == "loss" else 1
-    best = max(measured, key=lambda row: sign * row[key])
+    # In single precision, as training compares them: the digits beyond are rounding.
+    best = max(measured, key=lambda row: np.float32(sign * row[key]))
     low, high, cases = (best.get(key + suffix, np.nan) for suffix in (LOW, HIGH, CASES))
     return Best(best["epoch"], best["step"], best[key], low, high, cases)
 

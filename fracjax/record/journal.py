@@ -58,11 +58,12 @@ class Record:
         folder = workdir.absolute() / TENSORBOARD_NAME
         folder.mkdir(parents=True, exist_ok=True)
         self._done = self._last = step
+        is_missing = not (workdir / METRICS_NAME).exists()
         self._lines = (workdir / METRICS_NAME).open("a+b")
         self._lines.seek(0)
         kept = _bytes_up_to(self._lines, step)
         self._lines.truncate(kept)
-        if step > 0 and kept == 0:
+        if step > 0 and is_missing:
             logger.warning("%s is lost up to step %d; it goes on from there", METRICS_NAME, step)
 
         # TensorBoard reads the files of a folder in the order of their names.

@@ -26,7 +26,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from fracjax import bundle, configs, data, interrupt, train
 from fracjax.claim import check_claim, write_claim
 from fracjax.configs import Config, Execution
-from fracjax.errors import BundleError, DataError, DivergedError, UsageError, WeightsError
+from fracjax.errors import (
+    BundleError,
+    DataError,
+    DivergedError,
+    FracjaxError,
+    UsageError,
+    WeightsError,
+)
 from fracjax.models import Network
 from fracjax.sweep import board
 from fracjax.sweep.board import Board, Entry
@@ -218,10 +225,10 @@ class _Search:
                     f"after epoch {now.epoch:g} it was below the median of the finished trials"
                 )
 
+        newest = _newest_checkpoint(directory)
+        starts = [*trial.user_attrs.get("starts", []), newest]
+        trial.set_user_attr("starts", starts)
         try:
-            newest = _newest_checkpoint(directory)
-            starts = [*trial.user_attrs.get("starts", []), newest]
-            trial.set_user_attr("starts", starts)
             if starts.count(newest) > MOST_STARTS:
                 raise UsageError(
                     f"the process ended {MOST_STARTS} times before the trial got beyond step "
@@ -239,6 +246,9 @@ class _Search:
             if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
                 raise
             _end(study, trial, "failed", OUT_OF_ROOM)
+        except (SystemExit, FracjaxError, OSError):
+            trial.set_user_attr("starts", starts[:-1])  # it ended in good order, and goes on so
+            raise
         else:
             study.tell(trial, max(study.trials[trial.number].intermediate_values.values()))
 
