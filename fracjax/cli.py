@@ -81,6 +81,16 @@ data_app = typer.Typer(help="Look at labelled data sets.")
 app.add_typer(data_app, name="data")
 
 DataDir = Annotated[Path, typer.Option(help="Where prepared data sets lie.")]
+Recipe = Annotated[str, typer.Option(help="A recipe of fracjax.configs.")]
+Parallel = Annotated[
+    Literal["jit", "pmap"], typer.Option(help="One program over all devices, or one a device.")
+]
+Resident = Annotated[
+    bool, typer.Option("--resident", help="Put all images on each device once, as uint8.")
+]
+SaveEvery = Annotated[
+    int, typer.Option(help="Steps between two checkpoints; each epoch ends with one, too.")
+]
 
 
 @app.command(cls=Command)
@@ -184,9 +194,7 @@ def train(
     workdir: Annotated[
         Path, typer.Option(help="Checkpoints, the record and the model bundle go here.")
     ],
-    config: Annotated[
-        str, typer.Option(help="A recipe of fracjax.configs.")
-    ] = "fracatlas_resnet50",
+    config: Recipe = "fracatlas_resnet50",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.field=value on top of the recipe; may be repeated."),
@@ -200,16 +208,9 @@ def train(
         typer.Option(help="What to begin with: a file of import-weights, or a bundle."),
     ] = None,
     note: Annotated[str, typer.Option(help="What the model card should say of the images.")] = "",
-    parallel: Annotated[
-        Literal["jit", "pmap"],
-        typer.Option(help="One program over all devices, or one a device."),
-    ] = "jit",
-    resident: Annotated[
-        bool, typer.Option("--resident", help="Put all images on each device once, as uint8.")
-    ] = False,
-    save_every: Annotated[
-        int, typer.Option(help="Steps between two checkpoints; each epoch ends with one, too.")
-    ] = 500,
+    parallel: Parallel = "jit",
+    resident: Resident = False,
+    save_every: SaveEvery = 500,
     distributed: Annotated[
         bool,
         typer.Option(
@@ -277,9 +278,7 @@ def sweep(
     trials: Annotated[
         int, typer.Option(min=1, help="How many to finish, pruned and failed ones included.")
     ] = 30,
-    config: Annotated[
-        str, typer.Option(help="A recipe of fracjax.configs.")
-    ] = "fracatlas_resnet50",
+    config: Recipe = "fracatlas_resnet50",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.field=value of all trials; may be repeated."),
@@ -289,16 +288,9 @@ def sweep(
         list[str] | None,
         typer.Option(help="What trials begin with: FILE, or ARCHITECTURE=FILE for each."),
     ] = None,
-    parallel: Annotated[
-        Literal["jit", "pmap"],
-        typer.Option(help="One program over all devices, or one a device."),
-    ] = "jit",
-    resident: Annotated[
-        bool, typer.Option("--resident", help="Put all images on each device once, as uint8.")
-    ] = False,
-    save_every: Annotated[
-        int, typer.Option(help="Steps between two checkpoints; each epoch ends with one, too.")
-    ] = 500,
+    parallel: Parallel = "jit",
+    resident: Resident = False,
+    save_every: SaveEvery = 500,
 ) -> None:
     """Search for good settings and rank them. A sweep that was interrupted goes on.
 
