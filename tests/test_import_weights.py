@@ -3,6 +3,7 @@
 ``tests/reference`` holds what those libraries put out, and the programs that asked them.
 """
 
+import contextlib
 import functools
 import io
 import json
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from fracjax import initial
 from fracjax.configs import CAFFE_BGR_MEAN, Model, Preprocess
 from fracjax.errors import UsageError, WeightsError
-from fracjax.models import Network, weights_file
+from fracjax.models import Network, source_file, weights_file
 from fracjax.models.import_weights import EPSILONS, PIXELS, import_weights, translate
 from fracjax.models.naming import canonical, source_of
 from fracjax.models.source_file import read_tensors
@@ -179,7 +180,7 @@ def test_a_pickle_outside_torch_is_no_weights_file(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "keras.h5"])
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth"])
 def test_damage_is_one_line(name, data):
     whole = bytearray((REFERENCE / name).read_bytes())
     if data.draw(st.booleans()):
@@ -193,6 +194,29 @@ def test_damage_is_one_line(name, data):
 
 
 # Files of Keras
+
+KERAS_SIZE = (REFERENCE / "keras.h5").stat().st_size
+
+
+@settings(max_examples=10, deadline=None)
+@given(end=st.integers(8, KERAS_SIZE - 1), place=st.integers(8, KERAS_SIZE - 1))
+def test_a_damaged_file_of_keras_is_one_line(end, place):
+    whole = (REFERENCE / "keras.h5").read_bytes()
+    assert "copy it again" in refusal(read, REFERENCE / "keras.h5", whole[:end])
+    changed = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+    with contextlib.suppress(WeightsError):
+        read(REFERENCE / "keras.h5", changed)
+
+
+def test_a_file_that_crashes_its_reader_is_refused(monkeypatch, tmp_path):
+    """A stand-in for the HDF5 library: which bytes crash it depends on its version."""
+    crash = tmp_path / "keras_file.py"
+    crash.write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(source_file, "KERAS_PROGRAM", crash)
+    assert "crashed" in refusal(read, REFERENCE / "keras.h5")
+    crash.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(source_file, "KERAS_SECONDS", 0.5)
+    assert "not read within" in refusal(read, REFERENCE / "keras.h5")
 
 
 def test_a_file_of_keras_holds_what_was_saved():

@@ -1,13 +1,11 @@
 """Tensors out of other people's files: safetensors, PyTorch's, and Keras's HDF5."""
 
-import io
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-import h5py
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from fracjax.errors import WeightsError
@@ -23,12 +21,9 @@ SAFETENSORS_TYPES = {
     "I64": np.dtype(np.int64),
 }
 
-KERAS_FIELDS = {
-    1: ("kernel",),
-    2: ("kernel", "bias"),
-    4: ("gamma", "beta", "moving_mean", "moving_variance"),
-}
-"""What a layer with so many arrays has, in Keras's order; their names in the file vary."""
+KERAS_PROGRAM = Path(__file__).with_name("keras_file.py")
+KERAS_SECONDS = 120
+"""After which a file of Keras counts as damaged; a whole one takes a few."""
 
 
 def read_tensors(path: Path, data: bytes) -> Tensors:
@@ -48,6 +43,10 @@ def read_tensors(path: Path, data: bytes) -> Tensors:
         return read_state_dict(path, data)
     if data.startswith(HDF5_START):
         return _read_keras(path, data)
+    return _read_safetensors(path, data)
+
+
+def _read_safetensors(path: Path, data: bytes) -> Tensors:
     try:
         return {
             name: np.frombuffer(view["data"], SAFETENSORS_TYPES[view["dtype"]]).reshape(
@@ -68,36 +67,27 @@ def read_tensors(path: Path, data: bytes) -> Tensors:
 
 
 def _read_keras(path: Path, data: bytes) -> Tensors:
-    """Read the HDF5 layout of ``keras.applications``: a group for each layer, by its name."""
-    tensors: Tensors = {}
+    """Read Keras's HDF5 in a process of its own: a damaged file may crash it or never end."""
     try:
-        with h5py.File(io.BytesIO(data)) as file:
-            layers = file.get("model_weights", file)  # there, in a file of a whole model
-            if "layer_names" not in layers.attrs:
-                raise WeightsError(
-                    f"{path} is HDF5 without names of layers, as Keras 3 writes .weights.h5; save "
-                    "the whole model: model.save('model.h5')"
-                )
-            for layer in layers.attrs["layer_names"]:
-                group = layers[layer]
-                arrays = [np.asarray(group[name]) for name in group.attrs["weight_names"]]
-                if arrays and len(arrays) not in KERAS_FIELDS:
-                    raise ValueError("a layer of an unknown kind")
-                fields = KERAS_FIELDS.get(len(arrays), ())
-                for field, array in zip(fields, arrays, strict=True):
-                    tensors[f"{_text(layer)}/{field}"] = _numeric(array)
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise WeightsError(f"{path} is no whole HDF5 file of Keras ({error}); copy it again") from (
-            error
+        done = subprocess.run(  # noqa: S603  # our own program
+            [sys.executable, "-P", str(KERAS_PROGRAM)],
+            input=data,
+            capture_output=True,
+            timeout=KERAS_SECONDS,
+            check=False,
         )
-    return tensors
+    except subprocess.TimeoutExpired:
+        raise _damaged(path, f"it was not read within {KERAS_SECONDS} s") from None
+    if done.returncode < 0:
+        raise _damaged(path, "the HDF5 library crashed on it")
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        raise _damaged(path, lines[-1] if lines else f"its reader ended with {done.returncode}")
+    return _read_safetensors(path, done.stdout)
 
 
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _numeric(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"an array of {array.dtype}")
-    return array
+def _damaged(path: Path, why: str) -> WeightsError:
+    return WeightsError(
+        f"{path} is no whole HDF5 file of Keras ({why}); copy it again, or save "
+        "the whole model: model.save('model.h5')"
+    )
