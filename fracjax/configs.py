@@ -4,6 +4,7 @@ A recipe's docstring gives the expected result, the command and the hardware it 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -81,6 +82,7 @@ class Preprocess:
     fit: Literal["letterbox", "crop"] = "letterbox"
 
     def __post_init__(self) -> None:
+        _check_finite("preprocess", self)
         _check(
             32 <= self.image_size <= 4096, f"image size {self.image_size}", "from 32 to 4096 pixels"
         )
@@ -114,6 +116,7 @@ class Model:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_finite("model", self)
         names = get_args(Architecture)
         _check(self.name in names, f"model.name={self.name}", f"one of {', '.join(names)}")
         _check(self.norm_epsilon > 0, f"model.norm_epsilon={self.norm_epsilon}", "above 0")
@@ -141,6 +144,7 @@ class Data:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_finite("data", self)
         shared = set(self.train) & set(self.valid)
         _check(not shared, f"data.valid={','.join(sorted(shared))}", "splits that data.train lacks")
         _check(0 <= self.select < 1, f"data.select={self.select}", "from 0 to below 1")
@@ -179,13 +183,14 @@ class Augment:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_finite("augment", self)
         for name in ("scale", "cutout"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"augment.{name}={value}", "from 0 to below 1")
-        for name in ("flip", "flip_vertical"):
+        for name in ("shift", "flip", "flip_vertical", "contrast"):
             value = getattr(self, name)
             _check(0 <= value <= 1, f"augment.{name}={value}", "0 to 1")
-        for name in ("noise", "mixup"):
+        for name in ("rotation", "gamma", "noise", "mixup"):
             value = getattr(self, name)
             _check(value >= 0, f"augment.{name}={value}", "0 or more")
 
@@ -210,6 +215,7 @@ class Loss:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_finite("loss", self)
         _check(self.focal_gamma >= 0, f"loss.focal_gamma={self.focal_gamma}", "0 or more")
         _check(
             0 <= self.label_smoothing < 1,
@@ -265,6 +271,7 @@ class Optimizer:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        _check_finite("optimizer", self)
         for name, way_out, holds in (
             ("epochs", "1 or more", self.epochs >= 1),
             ("batch_size", "1 or more", self.batch_size >= 1),
@@ -448,6 +455,15 @@ def _fields(values: dict[str, Any]) -> str:
         for leaf in (fields if isinstance(fields, dict) else [""])
     ]
     return f"write one of {', '.join(names)} as field=value"
+
+
+def _check_finite(section: str, values: Any) -> None:
+    """Refuse what no comparison with a limit does: infinity, and what is no number."""
+    for entry in dataclasses.fields(values):
+        value = getattr(values, entry.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+        _check(finite, f"{section}.{entry.name}={value}", "a number")
 
 
 def _check(holds: bool, what: str, way_out: str) -> None:

@@ -72,7 +72,7 @@ def read(
     found = weights_file.read_variables(path)
     _check_whole(path, found, Network(facts.model, outputs=max(1, facts.outputs)), facts.outputs)
     return Initial(
-        _taken(path, found, facts.model, network, keeps_last=facts.outputs == network.outputs),
+        _taken(path, found, network, keeps_last=facts.outputs == network.outputs),
         hashlib.sha256(path.read_bytes()).hexdigest(),
         (facts.licence,) if facts.licence else (),
     )
@@ -107,7 +107,7 @@ def _read_bundle(
     channels = (manifest.preprocess.channel_mean, manifest.preprocess.channel_std)
     _check_agreement(path, manifest.model, channels, network, preprocess)
     return Initial(
-        _taken(path, initial.variables, manifest.model, network, keeps_last=theirs == outputs),
+        _taken(path, initial.variables, network, keeps_last=theirs == outputs),
         manifest.weights_sha256,
         manifest.provenance.licences,
         manifest.provenance.learned,
@@ -130,7 +130,7 @@ def _read_first_keras(path: Path, network: Network) -> Initial:
         raise WeightsError(f"{path} holds v1 weights; set model.strides=v1, not v1.5")
     data = read_bytes(path)
     found, outputs, _ = translate(path, read_tensors(path, data), model, "keras_first")
-    variables = _taken(path, found, model, network, keeps_last=outputs == network.outputs)
+    variables = _taken(path, found, network, keeps_last=outputs == network.outputs)
     return Initial(variables, hashlib.sha256(data).hexdigest(), (IMAGENET_LICENCE,))
 
 
@@ -184,19 +184,14 @@ def _check_whole(path: Path, found: Arrays, stored: Network, outputs: int) -> No
             )
 
 
-def _taken(
-    path: Path, found: Arrays, stored: Model, network: Network, *, keeps_last: bool
-) -> Variables:
-    """Take what a run begins with; the head, or its last layer, only where it is the same."""
-    same_head = stored.head == network.config.head
+def _taken(path: Path, found: Arrays, network: Network, *, keeps_last: bool) -> Variables:
+    """Take what a run begins with; the head's layers only where they are of the same shape."""
     variables = {
         name: found[name]
-        for name in network.shapes
+        for name, shape in network.shapes.items()
         if name in found
-        and (
-            network.part_of(name) < HEAD
-            or (same_head and (keeps_last or not name.startswith("head/")))
-        )
+        and found[name].shape == shape
+        and (keeps_last or not name.startswith("head/"))
     }
     left = sorted({name.partition("/")[0] for name in network.shapes.keys() - variables.keys()})
     if left:

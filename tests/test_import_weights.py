@@ -313,10 +313,11 @@ def test_an_imported_file_says_what_it_is(imported):
     assert not arrays["stem/bias"].any(), "torchvision's convolutions have no bias"
 
 
+@pytest.mark.parametrize("head", ["published", "pooled"])  # of a ResNet, the same
 @pytest.mark.parametrize("outputs", [1, 4])
-def test_training_begins_with_an_imported_file(imported, outputs, caplog):
+def test_training_begins_with_an_imported_file(imported, outputs, head, caplog):
     path, _ = imported
-    network = Network(FITTING, outputs=outputs)
+    network = Network(replace(FITTING, head=head), outputs=outputs)
     with caplog.at_level("INFO"):
         begin = initial.read(path, network, ("fracture",), TORCH)
     left = set(network.shapes) - set(begin.variables)
