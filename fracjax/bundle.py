@@ -159,14 +159,23 @@ def decode_gate(data: bytes) -> Gate:
     return Gate(**arrays)
 
 
-def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card: str) -> None:
-    """Write a bundle. It appears under its name whole or not at all.
+def check_free(directory: Path) -> None:
+    """Make sure that a bundle may be written there, before what it costs to make one.
 
     Raises:
         BundleError: ``directory`` exists already.
     """
     if directory.exists():
         raise BundleError(f"{directory} exists already; give another name, or remove it")
+
+
+def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card: str) -> None:
+    """Write a bundle. It appears under its name whole or not at all.
+
+    Raises:
+        BundleError: ``directory`` exists already.
+    """
+    check_free(directory)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     if partial.exists():  # of a process that died; in a container, process ids repeat
         shutil.rmtree(partial)

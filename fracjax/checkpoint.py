@@ -74,9 +74,14 @@ class Checkpoints:
         try:
             return self._orbax.load(step, like)  # type: ignore[no-any-return]  # of the tree given
         except Exception as error:
+            way_out = (
+                f"remove checkpoints/{step} from --workdir, and the same command goes on from the "
+                "one before"
+                if step == self.newest
+                else "it was the best one, so train anew in another --workdir"
+            )
             raise TrainingError(
-                f"the checkpoint of step {step} cannot be read; remove checkpoints/{step} from "
-                "--workdir, and the same command goes on from the one before"
+                f"the checkpoint of step {step} cannot be read; {way_out}"
             ) from error
 
     def save(self, step: int, state: Any, *, best: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """The command line: parse, call, print, exit code. Heavy imports wait for their command."""
 
+import errno
 import importlib.metadata
 import logging
 import os
@@ -385,8 +386,9 @@ def main() -> None:
         sys.exit(UsageError.exit_code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        line = f"fracjax: {what}; check that the path exists and may be used"
-        typer.echo(printable(line), err=True)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = "make room" if is_full else "check that the path exists and may be used"
+        typer.echo(printable(f"fracjax: {what}; {way_out}"), err=True)
         sys.exit(FracjaxError.exit_code)
     except Exception:  # noqa: BLE001 - for its exit code; the traceback is shown
         # Python's own code for this, 1, means that the job has ended and some files failed.

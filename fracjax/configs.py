@@ -205,7 +205,8 @@ class Loss:
         focal_gamma: The exponent of the focal loss; at 0 it is the cross entropy.
         weights: How rare classes are made up for: ``none``; ``balanced``, both classes of an
             output count alike; or ``mura``, for each body part by the other class's part of its
-            images (Rajpurkar et al., arXiv:1712.06957, 3.1), which holds for the target.
+            images (Rajpurkar et al., arXiv:1712.06957, 3.1), which holds for the target; so a
+            body part whose images are of one class counts for nothing.
         label_smoothing: How far labels are drawn to one half (Szegedy et al., arXiv:1512.00567).
     """
 

@@ -378,7 +378,7 @@ def _rounded_input(example: Example, preprocess: Preprocess) -> NDArray[np.uint8
 
 
 def study_key(study_id: str) -> str:
-    """Give what stands for a study in a message.
+    """Give what stands for a study in a message; who can guess a study's name can check it.
 
     >>> study_key("patient00001_XR_WRIST_study1")
     '67aa5f8e0c38'

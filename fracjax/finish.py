@@ -133,6 +133,7 @@ def fit_gate(
             exists.
         DataError: The data set is missing, or is not the one that the bundle was trained on.
     """
+    bundle.check_free(directory)
     ungated, weights = bundle.read_without_gate(source)
     splits = ungated.training.data
     given = data.load(splits.name, splits.train, data_dir)

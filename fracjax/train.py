@@ -1,7 +1,6 @@
 """The training run, read from top to bottom."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -10,21 +9,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
-from numpy.typing import NDArray
 
-from fracjax import bundle, data, evaluate, finish, initial, interrupt, labels, parallel, step
+from fracjax import bundle, data, finish, interrupt, parallel, step
 from fracjax.checkpoint import Checkpoints
-from fracjax.claim import NOT_OPENED, check_claim, write_claim
+from fracjax.claim import check_claim, write_claim
 from fracjax.configs import Config, Execution
-from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
-from fracjax.errors import DataError, DivergedError, UsageError
-from fracjax.models import Network
-from fracjax.record import REPORT_NAME, Record, selection_values, write_report
+from fracjax.errors import DivergedError
+from fracjax.record import REPORT_NAME, NoRecord, Record, write_report
+from fracjax.selection import NOTHING_SELECTED, Judge
+from fracjax.task import Task, network_of, prepare
 
 RECORD_EVERY = 10
 """Steps between two lines of the record: each look at the loss waits for the device."""
@@ -64,66 +61,6 @@ class Progress:
     seconds_left: float
     memory: int | None
     monitored: float | None
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a run learns, from what, and what it begins with.
-
-    Attributes:
-        config: The run.
-        learned: Images to learn from.
-        selecting: Images that choose the best epoch; none, and the last one is the model.
-        valid: Images whose figures are reported; none if they were not opened.
-        weights: float32 (n, outputs, 2) of ``learned``, as :mod:`fracjax.losses` takes them.
-        begin: Weights to begin with.
-        claim: Which run this is, as JSON.
-    """
-
-    config: Config
-    learned: data.Radiographs
-    selecting: data.Radiographs
-    valid: data.Radiographs
-    weights: NDArray[np.float32]
-    begin: initial.Initial
-    claim: dict[str, Any]
-
-    @property
-    def epoch_steps(self) -> int:
-        """Steps of an epoch."""
-        return len(self.learned) // self.config.optimizer.batch_size
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.epoch_steps * self.config.optimizer.epochs
-
-
-class Selection(NamedTuple):
-    """Which epoch is the best so far. A checkpoint holds it, so all are arrays."""
-
-    best: NDArray[np.float32]
-    """The monitored figure; the larger, the better."""
-    step: NDArray[np.int32]
-    """When it was reached."""
-    stale: NDArray[np.int32]
-    """Epochs since then."""
-
-    @classmethod
-    def of(cls, best: float, at_step: int, stale: int) -> "Selection":
-        """Make the arrays."""
-        return cls(
-            np.array(best, np.float32), np.array(at_step, np.int32), np.array(stale, np.int32)
-        )
-
-    def after(self, value: float, at_step: int) -> "Selection":
-        """Take another epoch into account; of equals the first is the best."""
-        if value > self.best:
-            return Selection.of(value, at_step, 0)
-        return Selection.of(float(self.best), int(self.step), int(self.stale) + 1)
-
-
-NOTHING_SELECTED = Selection.of(-np.inf, 0, 0)
 
 
 def fit(
@@ -188,67 +125,6 @@ def fit(
     return manifest
 
 
-def prepare(
-    config: Config,
-    data_dir: Path,
-    initial_weights: Path | None = None,
-    *,
-    opens_valid: bool = True,
-) -> Task:
-    """Open what a run needs, and refuse what cannot be learned.
-
-    Args:
-        config: The run.
-        data_dir: Where :func:`fracjax.data.prepare` put the data set.
-        initial_weights: What to begin with.
-        opens_valid: Whether the validation splits are opened. A trial of a sweep has no use for
-            them, and when :func:`fit` finishes it they are checked.
-
-    Raises:
-        DataError, UsageError, WeightsError, BundleError: As :func:`fit`.
-    """
-    if config.optimizer.frozen_stages > 0 and initial_weights is None:
-        raise UsageError(
-            f"optimizer.frozen_stages={config.optimizer.frozen_stages} would freeze random "
-            "weights; give --weights, or set it to 0"
-        )
-    given = data.load(config.data.name, config.data.train, data_dir)
-    outputs = (given.facts[0].target, *config.data.labels)
-    begin = initial.read(initial_weights, _network(config), outputs, config.preprocess)
-    valid = given.subset([])
-    if opens_valid:
-        valid = data.load(config.data.name, config.data.valid, data_dir)
-        initial.check_held_out(initial_weights, begin, valid.splits)
-        data.check_disjoint(given, valid)
-        _check_classes(valid, "the validation splits hold one class only; choose others")
-    if config.data.select > 0:  # or the images that choose would have been learned from
-        initial.check_held_out(initial_weights, begin, given.splits)
-    learned, selecting = data.hold_out(given, config.data.select, config.seed)
-    _check_classes(learned, "the training splits hold one class only; choose others")
-    if config.data.select > 0:
-        _check_classes(
-            selecting,
-            f"data.select={config.data.select} keeps one class only to choose by; give more",
-        )
-    if len({fact.group for fact in learned.facts}) < 2:
-        raise DataError("the training splits hold one group only; choose more splits")
-    if len(learned) < config.optimizer.batch_size:
-        raise DataError(
-            f"{len(learned)} training images do not fill a batch of "
-            f"{config.optimizer.batch_size}; give a smaller optimizer.batch_size"
-        )
-    table = labels.known(learned.facts, outputs)
-    parts = [fact.body_part for fact in learned.facts]
-    claim = {
-        "config": dataclasses.asdict(config),
-        "initial_weights": begin.sha256,
-        "train_images": given.sha256,
-        "valid_images": valid.sha256 if opens_valid else NOT_OPENED,
-    }
-    weights = labels.weights(table, parts, config.loss)
-    return Task(config, learned, selecting, valid, weights, begin, json.loads(json.dumps(claim)))
-
-
 def learn(
     task: Task,
     workdir: Path,
@@ -284,7 +160,7 @@ def learn(
 
     # ---- State and step, on every device.
     devices = parallel.create(execution.parallel)
-    network = _network(config, devices.axis_name)
+    network = network_of(config, devices.axis_name)
     optimizer = step.create_optimizer(optimizing, network, task.steps)
     state = step.begin(
         network,
@@ -316,7 +192,7 @@ def learn(
     workdir.mkdir(parents=True, exist_ok=True)
     if parallel.is_first():
         write_claim(workdir / CLAIM_NAME, task.claim)
-    judge = _Judge(task) if len(task.selecting) else None
+    judge = Judge(task) if len(task.selecting) else None
     selection = NOTHING_SELECTED
     with Checkpoints(workdir / "checkpoints") as checkpoints, _held_back():
         whole = devices.collect(devices.replicate(state))
@@ -341,6 +217,7 @@ def learn(
                 saves = ends_epoch or must_end or done % execution.save_every == 0
                 if records or saves:
                     totals = devices.fetch(state.totals)
+                    clock.stop()
                     _check_finite(totals, task, order, workdir, checkpoints.newest)
                 if records:
                     values, speed, monitored = _values(task, done, totals), clock.read(), None
@@ -356,7 +233,7 @@ def learn(
                     best = int(selection.step) if judge else None
                     checkpoints.save(done, (devices.collect(state), selection), best=best)
                 if records or saves:
-                    clock.restart()
+                    clock.start()
                 if must_end:
                     logger.info(
                         "saved at step %d of %d; the same command goes on", done, task.steps
@@ -377,84 +254,34 @@ def _model(devices: parallel.Parallel, state: step.TrainState) -> bundle.Arrays:
     return dict(variables)
 
 
-class _Judge:
-    """Measures a model on the images that choose."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._forward: Forward | None = None
-
-    def __call__(self, variables: bundle.Arrays) -> tuple[dict[str, float], float]:
-        """Give the figures, and the one that chooses, the larger the better."""
-        config, images = self._task.config, self._task.selecting
-        if self._forward is None:
-            self._forward = Forward(
-                _network(config), config.preprocess, variables, DEFAULT_BATCH_SIZE
-            )
-        self._forward.load(variables)
-        inputs = data.inputs(images, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
-        likelihoods = np.concatenate([self._forward(batch)[0][:, 0] for batch in inputs])
-        if not np.isfinite(likelihoods).all():
-            raise DivergedError(
-                "the model's likelihoods of the selection images are no longer numbers; train in "
-                "another --workdir with a lower optimizer.learning_rate"
-            )
-        figures = evaluate.overall(images.facts, likelihoods)
-        loss = evaluate.cross_entropy(images.facts, likelihoods)
-        chosen = (
-            -loss if config.optimizer.monitor == "loss" else figures[config.optimizer.monitor].value
-        )
-        # All processes must choose alike, whatever their devices' last digits.
-        chosen = float(multihost_utils.broadcast_one_to_all(np.float32(chosen)))
-        return selection_values(figures) | {"selection/loss": loss}, chosen
-
-
 class _Clock:
     """Counts steps and the seconds that they take, without what is done between them."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self.restart()
+        self._steps, self._seconds = 0, 0.0
+        self.start()
 
-    def restart(self) -> None:
-        self._steps, self._begin = 0, time.perf_counter()
+    def start(self) -> None:
+        self._begin = time.perf_counter()
 
     def tick(self) -> None:
         self._steps += 1
 
+    def stop(self) -> None:
+        """Stop counting: something else than a step begins."""
+        self._seconds += time.perf_counter() - self._begin
+
     def read(self) -> dict[str, float]:
-        """Give images a second, and the most memory of a device that was in use, in bytes."""
-        seconds = time.perf_counter() - self._begin
-        speed = {"images_per_second": self._steps * self._batch_size / seconds}
+        """Give images a second since the last reading, and the most memory of a device, bytes."""
+        speed = {"images_per_second": self._steps * self._batch_size / self._seconds}
+        self._steps, self._seconds = 0, 0.0
         memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         return speed if memory is None else speed | {"memory": memory}
 
 
-class _NoRecord(contextlib.nullcontext[None]):
-    """What a process keeps that is not the first: one alone writes."""
-
-    def write(self, *_: Any, **__: Any) -> None:
-        """Write nothing."""
-
-    def sync(self) -> None:
-        """Sync nothing."""
-
-    def __enter__(self) -> "_NoRecord":  # type: ignore[override]
-        return self
-
-
-def _network(config: Config, axis_name: str | None = None) -> Network:
-    return Network(
-        config.model,
-        outputs=1 + len(config.data.labels),
-        frozen_stages=config.optimizer.frozen_stages,
-        axis_name=axis_name,
-        dtype=config.optimizer.precision,
-    )
-
-
-def _record(workdir: Path, done: int) -> "Record | _NoRecord":
-    return Record(workdir, done) if parallel.is_first() else _NoRecord()
+def _record(workdir: Path, done: int) -> Record | NoRecord:
+    return Record(workdir, done) if parallel.is_first() else NoRecord()
 
 
 def _held_back() -> AbstractContextManager[None]:
@@ -522,12 +349,3 @@ def _check_finite(
         f"batch's {len(studies)} studies are in {BROKEN_NAME} ({studies[0]}, ...). Train in "
         "another --workdir with a lower optimizer.learning_rate"
     )
-
-
-def _check_classes(images: data.Radiographs, refusal: str) -> None:
-    """Make sure that images are of both classes, and so are their studies."""
-    studies: dict[str, int] = {}
-    for fact in images.facts:  # a study is positive if one of its images is
-        studies[fact.study_id] = max(fact.label, studies.get(fact.study_id, 0))
-    if len(set(studies.values())) < 2:
-        raise DataError(refusal)

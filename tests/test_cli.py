@@ -183,6 +183,25 @@ def test_a_bundle_that_cannot_be_read_is_one_line(fracjax, image, tmp_path):
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.parametrize(
+    ("number", "way_out"), [("ENOSPC", "make room"), ("ENOENT", "check that the path exists")]
+)
+def test_what_the_system_refuses_is_one_line_with_the_way_out(run_python, number, way_out):
+    program = f"""
+import errno, os
+from fracjax import cli
+def app(**_):
+    raise OSError(errno.{number}, os.strerror(errno.{number}), "worklist.parquet")
+cli.app = app
+cli.main()
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("fracjax: worklist.parquet: ")
+    assert way_out in done.stderr
+
+
 def test_a_crash_leaves_no_core_dump(run_python):
     program = """
 import ctypes, resource, sys

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from fracjax import bundle, train
+from fracjax.checkpoint import Checkpoints
+from fracjax.errors import TrainingError
 from fracjax.record.journal import METRICS_NAME
 
 SETTINGS = {
@@ -161,6 +164,19 @@ def test_a_damaged_checkpoint_is_told_with_the_way_out(start, undisturbed, tmp_p
     shutil.rmtree(newest)
     finish(start(workdir))
     assert left_by(workdir) == left_by(undisturbed)
+
+
+def test_a_damaged_checkpoint_that_was_the_best_cannot_be_made_again(tmp_path):
+    state = {"kernel": np.zeros(3, np.float32)}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in range(1, 5):
+            checkpoints.save(step, state, best=1)
+        for path in (tmp_path / "checkpoints/1").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:10])
+        with pytest.raises(TrainingError, match=r"step 1 cannot be read.*another --workdir"):
+            checkpoints.load(1, state)
+        assert checkpoints.load(4, state)["kernel"].shape == (3,)
 
 
 def test_images_on_the_device_give_the_same_bits(start, undisturbed, tmp_path):

@@ -114,6 +114,14 @@ def test_a_line_without_its_end_is_torn_though_it_can_be_read(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
+def test_a_record_that_is_damaged_before_the_step_goes_on_and_says_so(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\0p": 2}\n{"step": 3}\n')
+    with caplog.at_level(logging.WARNING), Record(tmp_path, 3) as record:
+        record.write(4, {})
+    assert [row["step"] for row in read(tmp_path)] == [1, 4]
+    assert caplog.messages == ["metrics.jsonl is damaged; it goes on after the lines before"]
+
+
 def test_a_record_that_was_lost_goes_on_and_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING), Record(tmp_path, 12) as record:
         go(record, 12, 14)

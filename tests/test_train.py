@@ -12,6 +12,7 @@ import fracjax as fj
 from fracjax import bundle, evaluate, finish, gate, metrics, train
 from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
 from fracjax.image.anatomy import SCOPES
+from fracjax.task import prepare
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,6 +164,12 @@ def test_a_gate_can_be_fitted_anew(version, finished, data_dir, tmp_path):
     assert (tmp_path / "new" / name).read_bytes() == (workdir / "bundle" / name).read_bytes()
 
 
+def test_a_gate_is_not_fitted_for_a_place_that_is_taken(finished, tmp_path):
+    workdir, _, _ = finished
+    with pytest.raises(BundleError, match="exists already"):  # before the data set is missed
+        finish.fit_gate(workdir, tmp_path, data_dir=tmp_path / "nothing")
+
+
 def test_a_gate_is_not_fitted_on_other_images(finished, tiny_bundle, data_dir, tmp_path):
     with pytest.raises(DataError, match="trained on 18"):
         finish.fit_gate(tiny_bundle, tmp_path / "new", data_dir=data_dir)
@@ -297,7 +304,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
     monkeypatch.setattr(train, "RECORD_EVERY", 100)  # so that the step lies back when it is told
     monkeypatch.setattr(train.labels, "weights", spoilt)
     message = refusal(TrainingError, tiny_config, tmp_path, data_dir=data_dir)
-    task = train.prepare(tiny_config, data_dir)
+    task = prepare(tiny_config, data_dir)
     order = fj.data.shuffled(len(task.learned), epochs=2, seed=tiny_config.seed)
     batches = fj.data.batches(fj.data.indices(order), batch_size=4)
     broken = next(i for i in range(task.steps) if 3 in batches[i]["index"])

@@ -178,8 +178,14 @@ class Layers:
         )
 
     def last(self, inputs: int, outputs: int) -> nnx.Linear:
-        """Make the last layer of a head, which computes in float32."""
-        return nnx.Linear(inputs, outputs, dtype=jnp.float32, rngs=self.rngs)
+        """Make the last layer of a head, which computes in float32 on every device."""
+        return nnx.Linear(
+            inputs,
+            outputs,
+            dtype=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST,  # or accelerators round its inputs to fewer bits
+            rngs=self.rngs,
+        )
 
 
 class ConvBlock(nnx.Module):

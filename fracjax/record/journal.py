@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -131,6 +132,19 @@ class Record:
         self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
+class NoRecord(AbstractContextManager["NoRecord"]):
+    """What all other processes keep: nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close nothing."""
+
+    def write(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+    def sync(self) -> None:
+        """Sync nothing."""
+
+
 def selection_values(figures: Mapping[str, Figure]) -> dict[str, float]:
     """Give figures of the selection images as values of a line, with their intervals and cases.
 
@@ -185,6 +199,8 @@ def _bytes_up_to(lines: Iterable[bytes], step: int) -> int:
     for line in lines:
         row = _parse(line) if line.endswith(b"\n") else None
         if row is None or row["step"] > step:
+            if row is None and line.endswith(b"\n"):
+                logger.warning("%s is damaged; it goes on after the lines before", METRICS_NAME)
             break
         kept += len(line)
     return kept

@@ -38,6 +38,7 @@ from fracjax.models import Network
 from fracjax.sweep import board
 from fracjax.sweep.board import Board, Entry
 from fracjax.sweep.space import Axis
+from fracjax.task import prepare
 
 CLAIM_NAME = "sweep.json"
 """In a working directory: which sweep it belongs to."""
@@ -235,7 +236,7 @@ class _Search:
                     f"{newest}, as it does where memory runs out"
                 )
             config = configs.override(self.config, settings)
-            task = train.prepare(config, self.data_dir, self.weights_of(config), opens_valid=False)
+            task = prepare(config, self.data_dir, self.weights_of(config), opens_valid=False)
             trial.set_user_attr("parameters", _parameters(config))
             train.learn(task, directory, self.execution, show)
         except optuna.TrialPruned as pruned:
