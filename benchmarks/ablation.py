@@ -42,20 +42,21 @@ from fracjax.errors import FracjaxError, UsageError
 from fracjax.figure import Figure
 from fracjax.models import Network
 from fracjax.notice import NOTICE
+from fracjax.task import prepare
 
 BASELINE = "baseline"
 RESULT_NAME = "likelihoods.json"
 """In a row's folder, once it is finished: what its model says of each validation image."""
 
 SPENT_NAME = "seconds.txt"
-"""In a row's folder: seconds of training so far."""
+"""In a row's folder: seconds of processor time in training so far."""
 
 PROTOCOL = Config(
     "ablation",
     data=Data("frac_atlas", train=("fold_1", "fold_2", "fold_3"), valid=("fold_4",)),
     preprocess=Preprocess(image_size=224),
     model=Model("resnet50"),
-    optimizer=Optimizer(epochs=2, batch_size=32, learning_rate=5e-4, frozen_stages=4),
+    optimizer=Optimizer(epochs=1, batch_size=16, learning_rate=5e-4, frozen_stages=4),
 )
 
 FROM_SCRATCH = ("optimizer.frozen_stages=0", "optimizer.learning_rate=0.001")
@@ -98,8 +99,8 @@ ROWS: Mapping[str, Row] = {
     "augment_mixup": Row(("augment.mixup=0.2",)),
     "scratch_small_cnn": Row(("model.name=small_cnn",), pretrained=False),
     "scratch_resnet18": Row(("model.name=resnet18",), pretrained=False),
-    "scratch_resnet50": Row(("model.name=resnet50",), pretrained=False),
     "scratch_vgg11_bn": Row(("model.name=vgg11_bn", "model.head=pooled"), pretrained=False),
+    "scratch_resnet50": Row(("model.name=resnet50",), pretrained=False),
     "scratch_densenet121": Row(("model.name=densenet121",), pretrained=False),
 }
 
@@ -110,7 +111,7 @@ class Result:
 
     Attributes:
         likelihoods: (n,) of the validation images, in their order.
-        seconds: Of training, with what an interrupted run did twice.
+        seconds: Of processor time in training, with what an interrupted run did twice.
     """
 
     likelihoods: NDArray[np.float64]
@@ -171,7 +172,7 @@ def measure(
         FracjaxError: The row cannot be trained; or ``folder`` holds one of other settings.
     """
     config = row.config(protocol)
-    task = train.prepare(config, data_dir, weights if row.pretrained else None)
+    task = prepare(config, data_dir, weights if row.pretrained else None)
     claim = folder / train.CLAIM_NAME
     if claim.exists() and json.loads(claim.read_text(encoding="utf-8")) != task.claim:
         raise UsageError(
@@ -180,11 +181,11 @@ def measure(
     result, spent = folder / RESULT_NAME, folder / SPENT_NAME
     if not result.exists():
         before = float(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
-        begin = time.monotonic()
+        begin = time.process_time()
         folder.mkdir(parents=True, exist_ok=True)
 
         def keep_time() -> None:
-            _write(spent, str(before + time.monotonic() - begin))
+            _write(spent, str(before + time.process_time() - begin))
 
         def report(progress: train.Progress) -> None:
             keep_time()
@@ -242,7 +243,7 @@ def table(lines: Sequence[str], facts: Sequence[data.Example], protocol: Config)
         f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}\n\n"
         f"    {shlex.join(['python', *sys.argv])}\n\n"
         "| row | settings | AUROC of images (95 % interval) | above the baseline (95 % interval) "
-        "| training, s |\n"
+        "| training, processor s |\n"
         "|---|---|---|---|---|\n"
     )
     return head + "".join(f"{line}\n" for line in lines)
