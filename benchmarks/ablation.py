@@ -33,7 +33,6 @@ import jax
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from fracjax import data, interrupt, metrics, train
 from fracjax.configs import Config, Data, Execution, Model, Optimizer, Preprocess, override
@@ -118,51 +117,6 @@ class Result:
     seconds: float
 
 
-def auroc_difference(
-    labels: NDArray[np.int_],
-    scores: NDArray[np.float64],
-    others: NDArray[np.float64],
-    groups: NDArray[np.str_],
-    *,
-    seed: int = 0,
-) -> Figure:
-    """Measure by how much one model's area under the ROC curve is above another's.
-
-    The interval is the percentile bootstrap over groups, as in :func:`fracjax.metrics.auroc`; each
-    draw judges both models on the same images, so that what makes images hard is not counted.
-
-    Args:
-        labels: (n,), 0 or 1, both present.
-        scores: (n,) of the one model.
-        others: (n,) of the other.
-        groups: n names.
-        seed: Of the draws.
-    """
-    names, members = np.unique(groups, return_inverse=True)
-    rows = [np.flatnonzero(members == index) for index in range(len(names))]
-    rng = np.random.default_rng(seed)
-
-    def difference(drawn: NDArray[np.intp]) -> float:
-        truth = labels[drawn]
-        return float(roc_auc_score(truth, scores[drawn]) - roc_auc_score(truth, others[drawn]))
-
-    draws: list[float] = []
-    while len(draws) < metrics.BOOTSTRAP_SAMPLES:
-        drawn = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
-        if 0 < labels[drawn].sum() < len(drawn):
-            draws.append(difference(drawn))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    everything = np.arange(len(labels))
-    return Figure(
-        difference(everything),
-        float(low),
-        float(high),
-        len(labels),
-        int(labels.sum()),
-        len(names),
-    )
-
-
 def measure(
     row: Row, protocol: Config, folder: Path, data_dir: Path, weights: Path | None
 ) -> Result:
@@ -223,7 +177,7 @@ def line(name: str, result: Result, baseline: Result, facts: Sequence[data.Examp
         ""
         if name == BASELINE
         else _shown(
-            auroc_difference(labels, result.likelihoods, baseline.likelihoods, groups), "+"
+            metrics.auroc_difference(labels, result.likelihoods, baseline.likelihoods, groups), "+"
         ),
         f"{result.seconds:.0f}",
     ]

@@ -30,35 +30,60 @@ def auroc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, seed: int 
         ValueError: Only one class is present.
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
-    if not 0 < labels.sum() < len(labels):
-        raise ValueError("the area under the ROC curve needs both classes")
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
-    draws = _group_draws(labels, scores, members, len(names), np.random.default_rng(seed))
+    draws = _group_draws(labels, scores, groups, seed)
+    return _figure(float(roc_auc_score(labels, scores)), draws, labels, groups)
+
+
+def auroc_difference(
+    labels: ArrayLike, scores: ArrayLike, others: ArrayLike, groups: ArrayLike, *, seed: int = 0
+) -> Figure:
+    """Measure by how much the area under the ROC curve of one model is above another's.
+
+    The interval is that of :func:`auroc`; each draw judges both models on the same images, so that
+    what makes images hard for both is not counted.
+
+    Args:
+        labels: (n,), 0 or 1, both present.
+        scores: (n,) of the one model.
+        others: (n,) of the other.
+        groups: n names.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Only one class is present.
+    """
+    labels, scores, others = np.asarray(labels), np.asarray(scores), np.asarray(others)
+    draws = _group_draws(labels, scores, groups, seed) - _group_draws(labels, others, groups, seed)
+    value = float(roc_auc_score(labels, scores) - roc_auc_score(labels, others))
+    return _figure(value, draws, labels, groups)
+
+
+def _figure(
+    value: float, draws: NDArray[np.float64], labels: NDArray[Any], groups: ArrayLike
+) -> Figure:
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Figure(
-        float(roc_auc_score(labels, scores)),
-        float(low),
-        float(high),
-        len(labels),
-        int(labels.sum()),
-        len(names),
-    )
+    cases, positives = len(labels), int(labels.sum())
+    return Figure(value, float(low), float(high), cases, positives, len(np.unique(groups)))
 
 
 def _group_draws(
-    labels: NDArray[Any],
-    scores: NDArray[Any],
-    members: NDArray[np.intp],
-    groups: int,
-    rng: np.random.Generator,
+    labels: NDArray[Any], scores: NDArray[Any], groups: ArrayLike, seed: int
 ) -> NDArray[np.float64]:
     """Measure the area for draws of whole groups, (``BOOTSTRAP_SAMPLES``,).
 
     A draw weighs each image by how often its group was drawn. The area is then the part of pairs
     of a positive and a negative that are in order, of equal scores half (Hanley and McNeil 1982):
     sums over the sorted scores, which NumPy forms for many draws at once: of 651 images, in 0.16 s
-    where calling scikit-learn for each took 4.5 s.
+    where calling scikit-learn for each took 4.5 s. Which groups are drawn does not depend on the
+    scores.
+
+    Raises:
+        ValueError: Only one class is present.
     """
+    if not 0 < labels.sum() < len(labels):
+        raise ValueError("the area under the ROC curve needs both classes")
+    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng(seed)
     order = np.argsort(scores, kind="stable")
     is_positive, members = labels[order] == 1, members[order]
     _, starts = np.unique(scores[order], return_index=True)
@@ -66,8 +91,8 @@ def _group_draws(
     draws: list[NDArray[np.float64]] = []
     missing = BOOTSTRAP_SAMPLES
     while missing > 0:
-        drawn = rng.integers(groups, size=(min(at_once, missing), groups))
-        counts = np.stack([np.bincount(row, minlength=groups) for row in drawn])
+        drawn = rng.integers(len(names), size=(min(at_once, missing), len(names)))
+        counts = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
         weights = counts[:, members].astype(np.float64)
         positives = np.add.reduceat(weights * is_positive, starts, axis=1)
         negatives = np.add.reduceat(weights * ~is_positive, starts, axis=1)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from fracjax import evaluate, metrics
 from fracjax.figure import Figure
-from fracjax.metrics import auroc
+from fracjax.metrics import auroc, auroc_difference
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,18 +65,30 @@ def test_copies_of_a_case_widen_the_interval_only_where_they_are_taken_for_cases
 
 @settings(max_examples=10, deadline=None)
 @given(n=st.integers(8, 40), groups=st.integers(2, 8), seed=st.integers(0, 1000))
-def test_the_interval_is_that_of_sklearn_on_each_draw(n, groups, seed):
+def test_the_intervals_are_those_of_sklearn_on_each_draw(n, groups, seed):
     labels, scores = sample(n, seed)
+    others = -(scores**2)
     members = np.arange(n) % groups
     rng = np.random.default_rng(seed)
-    areas = []
+    areas, differences = [], []
     while len(areas) < metrics.BOOTSTRAP_SAMPLES:
         rows = [np.flatnonzero(members == group) for group in rng.integers(groups, size=groups)]
         drawn = np.concatenate(rows)
         if 0 < labels[drawn].sum() < len(drawn):
             areas.append(roc_auc_score(labels[drawn], scores[drawn]))
+            differences.append(areas[-1] - roc_auc_score(labels[drawn], others[drawn]))
     figure = auroc(labels, scores, members, seed=seed)
     assert (figure.low, figure.high) == pytest.approx(np.quantile(areas, [0.025, 0.975]))
+    figure = auroc_difference(labels, scores, others, members, seed=seed)
+    assert figure.value == roc_auc_score(labels, scores) - roc_auc_score(labels, others)
+    expected = np.quantile(differences, [0.025, 0.975])
+    assert (figure.low, figure.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_model_is_no_better_than_itself():
+    labels, scores = sample(30, 2)
+    figure = auroc_difference(labels, scores, 2 * scores, np.arange(30))
+    assert (figure.value, figure.low, figure.high) == (0, 0, 0)
 
 
 def test_the_seed_decides_the_interval():
