@@ -249,7 +249,7 @@ def train(
             logging.getLogger("fracjax").setLevel(logging.WARNING)
     elif (coordinator, processes, process) != (None, None, None):
         raise UsageError("--coordinator, --processes and --process need --distributed")
-    with live.training() as report:
+    with live.training() as line:
         manifest = training.fit(
             recipe,
             workdir,
@@ -257,7 +257,8 @@ def train(
             initial_weights=weights,
             note=note,
             execution=execution,
-            report=report,
+            report=line.step,
+            stage=line.stage,
         )
     if not devices.is_first():
         return
@@ -367,12 +368,19 @@ def predict(
 app.command(name="score-dir", cls=Command)(score_dir)
 
 
+class _OnStderr(logging.Handler):
+    """Writes to what ``sys.stderr`` is by then: beside a live line, that is another stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
 def main() -> None:
     """Run the command line. An expected failure is one line on stderr and an exit code."""
     privacy.forbid_core_dumps()
     _open_closed_streams()
     interrupt.install()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_OnStderr()])
     logging.getLogger("fracjax").setLevel(logging.INFO)
     # Orbax writes tracebacks of what it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -325,6 +325,7 @@ def inputs(
     *,
     batch_size: int,
     change: Change = unchanged,
+    report: Callable[[int], None] = lambda _: None,
 ) -> Iterator[NDArray[np.float32]]:
     """Give the images in their order as scoring sees them: (up to batch_size, size, size).
 
@@ -333,13 +334,18 @@ def inputs(
         preprocess: The size of the square.
         batch_size: Of all batches but the last.
         change: Of each image's pixels, with a generator of the image's own, before anything else.
+        report: Called before each batch with how many images were given.
     """
     squares = (
         grain.MapDataset.source(images)
         .seed(0)
         .random_map(lambda example, rng: network_input(change(example.pixels(), rng), preprocess))
     )
-    yield from prefetched(squares.batch(batch_size))
+    given = 0
+    for batch in prefetched(squares.batch(batch_size)):
+        report(given)
+        yield batch
+        given += len(batch)
 
 
 def prefetched(elements: grain.MapDataset) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """A model's figures on labelled images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ SMALLEST_CLASS = 10
 
 
 def predict(
-    scorer: Scorer, images: Sequence[data.Example], change: data.Change = data.unchanged
+    scorer: Scorer,
+    images: Sequence[data.Example],
+    change: data.Change = data.unchanged,
+    report: Callable[[int], None] = lambda _: None,
 ) -> Scores:
     """Score labelled images, exactly as any other image is scored.
 
@@ -23,12 +26,17 @@ def predict(
         scorer: Of the model.
         images: Labelled images, with their bytes.
         change: What to do to the pixels of each before that.
+        report: Called now and then with how many are scored.
 
     Returns:
         In the order of ``images``.
     """
     batches = data.inputs(
-        images, scorer.manifest.preprocess, batch_size=scorer.batch_size, change=change
+        images,
+        scorer.manifest.preprocess,
+        batch_size=scorer.batch_size,
+        change=change,
+        report=report,
     )
     scored = [scorer.score(batch) for batch in batches]
     return Scores(

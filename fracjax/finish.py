@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,9 @@ from fracjax.notice import NOTICE
 
 PREDICTIONS_NAME = "valid_predictions.csv"
 """In a working directory: likelihood and distance of each validation image."""
+
+Stage = Callable[[str, int, int], None]
+"""Is told what is being done, for how many images it is done, and of how many."""
 
 LICENCES = {
     "frac_atlas": (
@@ -53,6 +56,7 @@ def write_bundle(
     learned: data.Radiographs,
     valid: data.Radiographs,
     note: str,
+    stage: Stage = lambda *_: None,
 ) -> bundle.Manifest:
     """Store what a run has learned, with its gate, and its figures on images that chose nothing.
 
@@ -66,6 +70,7 @@ def write_bundle(
         learned: The images it has learned from.
         valid: Others, of other groups.
         note: What a reader of the card should know of the images.
+        stage: Called now and then.
 
     Returns:
         The manifest of ``workdir/bundle``.
@@ -97,7 +102,7 @@ def write_bundle(
         software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
         created=datetime.now(UTC).date().isoformat(),
     )
-    gated, scores = _fit_gate(unmeasured, weights, learned, valid)
+    gated, scores = _fit_gate(unmeasured, weights, learned, valid, stage)
     figures = evaluate.figures(valid.facts, scores, config.data.labels)
     manifest = dataclasses.replace(gated.manifest, figures=figures)
     if parallel.is_first():
@@ -113,6 +118,7 @@ def fit_gate(
     *,
     data_dir: Path,
     outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+    stage: Stage = lambda *_: None,
 ) -> bundle.Manifest:
     """Fit the gate of a bundle anew, as training does at its end, and write a bundle of it.
 
@@ -124,6 +130,7 @@ def fit_gate(
         data_dir: Where :func:`fracjax.data.prepare` put the data set of the bundle.
         outside: By name, network inputs (n, size, size) that are none of the model's business;
             how many of them are let through becomes part of the manifest.
+        stage: Called now and then.
 
     Returns:
         The manifest of the new bundle.
@@ -144,7 +151,7 @@ def fit_gate(
             f"{data_dir} holds {len(train_images)} training images, and {ungated.model_id} was "
             f"trained on {ungated.provenance.train_images}; give the data set that it came from"
         )
-    gated, _ = _fit_gate(ungated, weights, train_images, valid_images, outside)
+    gated, _ = _fit_gate(ungated, weights, train_images, valid_images, stage, outside)
     encoded = bundle.encode_gate(gated.gate)
     bundle.write(directory, gated.manifest, weights, encoded, render_card(gated.manifest))
     return gated.manifest
@@ -155,6 +162,7 @@ def _fit_gate(
     weights: bytes,
     train_images: data.Radiographs,
     valid_images: data.Radiographs,
+    stage: Stage,
     outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
 ) -> tuple[bundle.Bundle, Scores]:
     """Fit a gate to the training images, and measure it on others.
@@ -169,8 +177,14 @@ def _fit_gate(
     preprocess, batch_size = ungated.preprocess, DEFAULT_BATCH_SIZE
     network = network_of(ungated)
     forward = Forward(network, preprocess, variables, batch_size)
-    inputs = functools.partial(data.inputs, train_images, preprocess, batch_size=batch_size)
-    as_they_are = [forward(batch)[1] for batch in inputs()]
+
+    def inputs(number: int, change: data.Change = data.unchanged) -> Iterator[NDArray[np.float32]]:
+        report = _told(stage, f"fitting the gate, pass {number} of 3", train_images)
+        return data.inputs(
+            train_images, preprocess, batch_size=batch_size, change=change, report=report
+        )
+
+    as_they_are = [forward(batch)[1] for batch in inputs(1)]
     changes = dataclasses.replace(ungated.training.augment, cutout=0.0)  # no radiograph has holes
     augmented = jax.jit(functools.partial(augment, config=changes))
     key = jax.random.key(ungated.training.seed)
@@ -180,9 +194,9 @@ def _fit_gate(
 
     changed = [
         forward(np.asarray(augmented(jnp.asarray(batch), keys_of(index, len(batch)))))[1]
-        for index, batch in enumerate(inputs(change=gate.with_border))
+        for index, batch in enumerate(inputs(2, gate.with_border))
     ]
-    negatives = [forward(batch)[1] for batch in inputs(change=gate.inverted_with_border)]
+    negatives = [forward(batch)[1] for batch in inputs(3, gate.inverted_with_border)]
     rows = np.concatenate([*as_they_are, *changed])
     groups = [fact.group for fact in train_images.facts]
     try:
@@ -205,9 +219,15 @@ def _fit_gate(
     gated = bundle.Bundle(dataclasses.replace(ungated, scope=scope, gate=facts), variables, fitted)
 
     scorer = Scorer(gated)
-    scores = evaluate.predict(scorer, valid_images)
-    bordered_scores = evaluate.predict(scorer, valid_images, gate.with_border)
-    inverted_scores = evaluate.predict(scorer, valid_images, gate.inverted)
+    scores, bordered_scores, inverted_scores = (
+        evaluate.predict(
+            scorer,
+            valid_images,
+            change,
+            _told(stage, f"measuring, pass {number} of 3", valid_images),
+        )
+        for number, change in enumerate((data.unchanged, gate.with_border, gate.inverted), start=1)
+    )
     measured = dataclasses.replace(
         facts,
         false_reject={
@@ -221,6 +241,10 @@ def _fit_gate(
     )
     manifest = dataclasses.replace(gated.manifest, gate=measured)
     return dataclasses.replace(gated, manifest=manifest), scores
+
+
+def _told(stage: Stage, what: str, images: data.Radiographs) -> Callable[[int], None]:
+    return lambda done: stage(what, done, len(images))
 
 
 def _write_predictions(

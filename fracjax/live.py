@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.status import Status
 
 from fracjax import interrupt, parallel
 
@@ -27,22 +28,34 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-@contextmanager
-def training() -> Iterator[Callable[["Progress"], None]]:
-    """Show a run on stderr: one line that changes on a terminal, else a line each time.
+class TrainingLine:
+    """Where a run stands: one line that changes on a terminal, else a line each time."""
 
-    Of several processes, the first one alone shows anything.
-    """
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
+        self._stage = ""
+
+    def step(self, now: "Progress") -> None:
+        """Show how far the steps are."""
+        line = describe(now)
+        self._status.update(line)
+        if not self._console.is_terminal or now.monitored is not None:
+            self._console.print(line, soft_wrap=True, highlight=False)
+
+    def stage(self, what: str, done: int, of: int) -> None:
+        """Show what follows the last step, and how much of it is done."""
+        self._status.update(f"{what}: {done} of {of} images")
+        if not self._console.is_terminal and what != self._stage:
+            self._console.print(f"{what}: {of} images", soft_wrap=True, highlight=False)
+        self._stage = what
+
+
+@contextmanager
+def training() -> Iterator[TrainingLine]:
+    """Show a run on stderr. Of several processes, the first one alone shows anything."""
     console = Console(stderr=True, quiet=not parallel.is_first())
     with console.status("reading the data and compiling") as status:
-
-        def show(now: "Progress") -> None:
-            line = describe(now)
-            status.update(line)
-            if not console.is_terminal or now.monitored is not None:
-                console.print(line, soft_wrap=True, highlight=False)
-
-        yield show
+        yield TrainingLine(console, status)
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def fit(
     note: str = "",
     execution: Execution = Execution(),  # noqa: B008 - frozen
     report: Callable[[Progress], None] = lambda _: None,
+    stage: finish.Stage = lambda *_: None,
 ) -> bundle.Manifest:
     """Train as ``config`` says and write the bundle ``workdir/bundle``.
 
@@ -89,6 +90,7 @@ def fit(
         note: What a reader of the model card should know of the images.
         execution: How to compute it.
         report: Called every few steps.
+        stage: Called now and then after the last step.
 
     Returns:
         The manifest of the bundle, with the measured figures.
@@ -119,6 +121,7 @@ def fit(
         learned=task.learned,
         valid=task.valid,
         note=note,
+        stage=stage,
     )
     if parallel.is_first():
         write_report(workdir, manifest)

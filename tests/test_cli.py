@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import os
 import platform
 import sys
@@ -9,10 +10,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from fracjax import bundle
+from fracjax import bundle, live
 from fracjax.card import render_card
 from fracjax.notice import NOTICE
+from fracjax.train import Progress
 from image.dicom_files import dicom_bytes
 
 THAWED = ("--set", "optimizer.frozen_stages=0")
@@ -181,6 +184,25 @@ def test_a_bundle_that_cannot_be_read_is_one_line(fracjax, image, tmp_path):
         assert "not readable" in refused(fracjax("predict", image, "--bundle", tmp_path))
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_run_shows_its_steps_and_what_follows_them(is_terminal):
+    now = Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, None, None)
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=is_terminal, width=200, color_system=None)
+    with console.status("") as status:
+        line = live.TrainingLine(console, status)
+        line.step(now)
+        line.step(dataclasses.replace(now, step=130))
+        for done in (0, 8, 16):
+            line.stage("measuring, pass 1 of 3", done, 20)
+        shown = str(status.status)
+    assert shown == "measuring, pass 1 of 3: 16 of 20 images"
+    lines = [said for said in output.getvalue().splitlines() if "step 1" in said or "pass" in said]
+    if not is_terminal:
+        assert [said[:9] for said in lines] == ["step 120/", "step 130/", "measuring"]
+        assert lines[-1] == "measuring, pass 1 of 3: 20 images"
 
 
 @pytest.mark.parametrize(

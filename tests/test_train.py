@@ -127,8 +127,16 @@ def test_a_gate_is_fitted_anew_on_what_was_learned_from(tiny_config, data_dir, t
     """Not on the images that chose; and a report that is missing is written."""
     data = replace(tiny_config.data, select=0.35)
     config = replace(tiny_config, data=data, seed=1)
-    manifest = train.fit(config, tmp_path / "run", data_dir=data_dir)
-    assert manifest.provenance.train_images < 16
+    told = []
+    manifest = train.fit(
+        config, tmp_path / "run", data_dir=data_dir, stage=lambda *stage: told.append(stage)
+    )
+    learned, measured = manifest.provenance.train_images, manifest.figures["auroc_image"].n
+    assert learned < 16
+    assert told == [
+        *((f"fitting the gate, pass {number} of 3", 0, learned) for number in (1, 2, 3)),
+        *((f"measuring, pass {number} of 3", 0, measured) for number in (1, 2, 3)),
+    ]
     fitted = finish.fit_gate(tmp_path / "run", tmp_path / "new", data_dir=data_dir)
     assert fitted.gate.images == manifest.gate.images
     (tmp_path / "run/report.html").unlink()
