@@ -6,7 +6,7 @@ and a bundle stores; the module itself exists only while JAX traces.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,18 @@ def create(
     )
 
 
+class _OneKey:
+    """Stands for ``nnx.Rngs`` where shapes alone matter.
+
+    That one counts, and while JAX traces, the more slowly the more it has counted: a ResNet-152
+    took seconds.
+    """
+
+    def params(self) -> jax.Array:
+        """Give a key."""
+        return jax.random.key(0)
+
+
 class Network:
     """An architecture without its arrays.
 
@@ -94,7 +106,7 @@ class Network:
         self.frozen_stages = frozen_stages
         model = nnx.eval_shape(
             lambda: create(
-                config, outputs=outputs, axis_name=axis_name, dtype=dtype, rngs=nnx.Rngs(0)
+                config, outputs=outputs, axis_name=axis_name, dtype=dtype, rngs=cast(Any, _OneKey())
             )
         )
         self.features = model.features
