@@ -474,6 +474,30 @@ def test_a_sweep_that_was_ended_goes_on_as_if_it_had_not_been(
     assert len(list((tmp_path / "trials").iterdir())) == TRIALS
 
 
+def test_a_trial_that_was_ended_between_two_draws_is_drawn_as_it_would_have_been(
+    data_dir, tmp_path, monkeypatch
+):
+    axes = sweep.parse(["optimizer.learning_rate=1e-5..1e-2", "model.dropout=0..0.5"])
+    started = search._Search(
+        CONFIG, tuple(axes), tmp_path, data_dir, 1, {}, configs.Execution(), "fracture"
+    )
+    whole = started.settings(started.next(search._open(tmp_path / "whole.sqlite")))
+    kind = type(axes[0])
+    draw = kind.draw
+
+    def ended_at_the_second(axis, trial):
+        if trial.params:
+            raise SystemExit(143)
+        return draw(axis, trial)
+
+    study = search._open(tmp_path / "ended.sqlite")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(kind, "draw", ended_at_the_second)
+        started.next(study)
+    assert len(study.trials[0].params) == 1
+    assert started.settings(started.next(study)) == whole
+
+
 def test_two_sweeps_do_not_share_a_directory(quick_sweep, tmp_path):
     with search._alone(tmp_path), pytest.raises(UsageError, match="another sweep is at work"):
         quick_sweep("model.dropout=0.1,0.2")

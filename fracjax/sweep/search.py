@@ -119,8 +119,8 @@ def run(
 
     The validation splits are not opened. A sweep that was interrupted goes on: the trial at work
     from its own checkpoint, and each further trial is the one that would have come. The sampler is
-    a tree-structured Parzen estimator (Bergstra et al. 2011), seeded for each trial by
-    ``config.seed`` and the trial's number.
+    a tree-structured Parzen estimator (Bergstra et al. 2011), seeded for each draw by
+    ``config.seed``, the trial's number and the place of the axis.
 
     Args:
         config: What all trials share.
@@ -199,9 +199,11 @@ class _Search:
                 return None
             number = running[0].number if running else len(known)
             repeats = number > 0 and known[number - 1].state == TrialState.FAIL
-            study.sampler = _sampler(self.config.seed, number, at_random=repeats)
             # Optuna has no public way to take up a trial again.
             trial = Trial(study, running[0]._trial_id) if running else study.ask()
+            for place, axis in enumerate(self.axes):
+                study.sampler = _sampler(self.config.seed, number, place, at_random=repeats)
+                axis.draw(trial)
             if self.settings(trial) not in tried:
                 return trial
             study.tell(trial, state=TrialState.FAIL)
@@ -321,16 +323,17 @@ def _open(path: Path) -> optuna.Study:
         raise UsageError(f"{path} is damaged; give another --workdir") from None
 
 
-def _sampler(seed: int, number: int, *, at_random: bool) -> optuna.samplers.BaseSampler:
-    """Make the sampler of one trial, so that its draw does not depend on those before it.
+def _sampler(seed: int, number: int, place: int, *, at_random: bool) -> optuna.samplers.BaseSampler:
+    """Make the sampler of one draw, so that it does not depend on which others a process made.
 
     Args:
         seed: Of the sweep.
         number: Of the trial.
+        place: Of the axis.
         at_random: Whether the draw before this one was a repetition, which a sampler that learns
             may make again and again.
     """
-    own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    own = int(np.random.SeedSequence((seed, number, place)).generate_state(1)[0])
     if at_random:
         return optuna.samplers.RandomSampler(seed=own)
     return optuna.samplers.TPESampler(seed=own)
