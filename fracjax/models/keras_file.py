@@ -53,6 +53,6 @@ def _text(name: Any) -> str:
 if __name__ == "__main__":
     try:
         result = save(read(sys.stdin.buffer.read()))
-    except Exception as error:  # noqa: BLE001  # of h5py, see above
+    except Exception as error:  # noqa: BLE001 - of h5py, see above
         sys.exit(" ".join(str(error).split()) or type(error).__name__)
     sys.stdout.buffer.write(result)

@@ -69,7 +69,7 @@ def _read_safetensors(path: Path, data: bytes) -> Tensors:
 def _read_keras(path: Path, data: bytes) -> Tensors:
     """Read Keras's HDF5 in a process of its own: a damaged file may crash it or never end."""
     try:
-        done = subprocess.run(  # noqa: S603  # our own program
+        done = subprocess.run(  # noqa: S603 - our own program
             [sys.executable, "-P", str(KERAS_PROGRAM)],
             input=data,
             capture_output=True,
