@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fracjax as fj
-from fracjax import bundle, evaluate, finish, gate, metrics, train
+from fracjax import bundle, evaluate, finish, gate, labels, metrics, train
 from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
 from fracjax.image.anatomy import SCOPES
 from fracjax.task import prepare
@@ -302,7 +302,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
     tiny_config, data_dir, tmp_path, monkeypatch
 ):
     """The message says at which step, and where to find the studies of that batch by their keys."""
-    weigh = train.labels.weights
+    weigh = labels.weights
 
     def spoilt(*arguments):
         weights = weigh(*arguments)
@@ -310,7 +310,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
         return weights
 
     monkeypatch.setattr(train, "RECORD_EVERY", 100)  # so that the step lies back when it is told
-    monkeypatch.setattr(train.labels, "weights", spoilt)
+    monkeypatch.setattr(labels, "weights", spoilt)
     message = refusal(TrainingError, tiny_config, tmp_path, data_dir=data_dir)
     task = prepare(tiny_config, data_dir)
     order = fj.data.shuffled(len(task.learned), epochs=2, seed=tiny_config.seed)
