@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from fracjax.errors import TrainingError
@@ -33,6 +34,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._best = _Chosen()
         self._has_failed = False
         policies = ocp.training.preservation_policies
@@ -69,17 +71,23 @@ class Checkpoints:
         """Load a checkpoint, laid out over the devices as ``like`` is.
 
         Raises:
-            TrainingError: It is damaged.
+            TrainingError: It is damaged, or cannot be read.
+            jax.errors.JaxRuntimeError: The device has no room for it.
         """
         try:
             return self._orbax.load(step, like)  # type: ignore[no-any-return]  # of the tree given
+        except jax.errors.JaxRuntimeError:  # of the device, as when its memory is full
+            raise
         except Exception as error:
-            way_out = (
-                f"remove checkpoints/{step} from --workdir, and the same command goes on from the "
-                "one before"
-                if step == self.newest
-                else "it was the best one, so train anew in another --workdir"
-            )
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                way_out = f"the system said {_reason(error)!r}; mend that"
+            elif step == self.newest:
+                way_out = (
+                    f"remove {self._directory / str(step)}, and the same command goes on from the "
+                    "one before"
+                )
+            else:
+                way_out = "it was the best one, so train anew in another --workdir"
             raise TrainingError(
                 f"the checkpoint of step {step} cannot be read; {way_out}"
             ) from error

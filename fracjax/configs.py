@@ -1,6 +1,6 @@
 """Typed configuration, and the named recipes that are made of it.
 
-A recipe's docstring gives the expected result, the command and the hardware it was measured on.
+A recipe's docstring says what it gave and on what hardware, or that this was not measured.
 """
 
 import dataclasses
@@ -145,6 +145,9 @@ class Data:
 
     def __post_init__(self) -> None:
         _check_finite("data", self)
+        for name, chosen in (("train", self.train), ("valid", self.valid)):
+            holds = 0 < len(chosen) == len(set(chosen))
+            _check(holds, f"data.{name}={','.join(chosen)}", "one split or more, each once")
         shared = set(self.train) & set(self.valid)
         _check(not shared, f"data.valid={','.join(sorted(shared))}", "splits that data.train lacks")
         _check(0 <= self.select < 1, f"data.select={self.select}", "from 0 to below 1")
@@ -247,7 +250,8 @@ class Optimizer:
         frozen_stages: Leading parts of the network (1: the stem, 2: and the first stage, ...)
             that stay as they were loaded.
         average: Part of the old value that an exponential moving average of the variables keeps
-            each step. If it is not 0, that average is the model (Polyak and Juditsky 1992).
+            each step, and (1 + n) / (10 + n) after n steps at most, lest it be what it began with
+            for long. If it is not 0, that average is the model (Polyak and Juditsky 1992).
         patience: Epochs without a better ``monitor`` after which the run stops; 0: never. This
             needs ``data.select``.
         monitor: The figure of the selection images that says which epoch is the best.
@@ -391,6 +395,8 @@ def mura_densenet169() -> Config:
 
 def small_cnn() -> Config:
     """The small CNN at 224 px from random weights, on FracAtlas for fracture: for a laptop.
+
+    Not measured as it stands; docs/tutorials/laptop.md has a shorter run at 128 px.
 
     fracjax train --config small_cnn --data-dir DIR --workdir runs/small
     """

@@ -71,29 +71,37 @@ class Radiographs(Sequence[Example]):
 
     @cached_property
     def facts(self) -> list[Example]:
-        """All the images but for their bytes, read in one pass."""
-        return [dataclasses.replace(example, encoded=b"") for example in self]
+        """All the images but for their bytes."""
+        return [facts for facts, _ in self._read]
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of which images these are, with all that is learned of them, in any order."""
+        """Digest of these images, with all that is learned of them, in any order."""
         rows = sorted(
             "\t".join(
                 [
                     *(fact.source, fact.target, str(fact.label), fact.study_id, fact.group),
-                    *(fact.body_part, str(fact.hardware), "+".join(fact.findings)),
+                    *(fact.body_part, str(fact.hardware), "+".join(fact.findings), digest),
                 ]
             )
-            for fact in self.facts
+            for fact, digest in self._read
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     def subset(self, indices: Sequence[int]) -> "Radiographs":
         """Give some of the images, in that order, without reading them."""
         part = Radiographs(self.name, self.version, self.splits, _Chosen(self._records, indices))
-        if "facts" in self.__dict__:  # read already
-            part.facts = [self.facts[index] for index in indices]
+        if "_read" in self.__dict__:
+            part._read = [self._read[index] for index in indices]
         return part
+
+    @cached_property
+    def _read(self) -> list[tuple[Example, str]]:
+        """Read all in one pass: the images without their bytes, and the digests of those."""
+        return [
+            (dataclasses.replace(image, encoded=b""), hashlib.sha256(image.encoded).hexdigest())
+            for image in self
+        ]
 
     def __getitem__(self, index: SupportsIndex) -> Example:  # type: ignore[override]  # no slices
         record = self._records[range(len(self))[index]]

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -12,7 +12,7 @@ from fracjax.bundle import Arrays
 from fracjax.configs import Model, Preprocess
 from fracjax.errors import DataError, WeightsError
 from fracjax.models import Network, Variables, weights_file
-from fracjax.models.import_weights import BOTTLENECKS, read_bytes, translate
+from fracjax.models.import_weights import BOTTLENECKS, EPSILONS, PIXELS, read_bytes, translate
 from fracjax.models.layers import HEAD
 from fracjax.models.source_file import read_tensors
 
@@ -66,7 +66,7 @@ def read(
         return _read_bundle(path, network, outputs, preprocess)
     facts = weights_file.read_facts(path)
     if facts is None:
-        return _read_first_keras(path, network)
+        return _read_first_keras(path, network, preprocess)
     channels = (facts.channel_mean, facts.channel_std)
     _check_agreement(path, facts.model, channels, network, preprocess)
     found = weights_file.read_variables(path)
@@ -114,7 +114,7 @@ def _read_bundle(
     )
 
 
-def _read_first_keras(path: Path, network: Network) -> Initial:
+def _read_first_keras(path: Path, network: Network, preprocess: Preprocess) -> Initial:
     """Read a ResNet of Keras's first naming (``res2a_branch2a``), as ported from He et al.
 
     Those weights are of the v1 kind and were trained on BGR pictures, 0 to 255, minus the
@@ -126,8 +126,8 @@ def _read_first_keras(path: Path, network: Network) -> Initial:
         raise WeightsError(
             f"{path} is no file of fracjax import-weights, and a {model.name} takes no other"
         )
-    if model.strides != "v1":
-        raise WeightsError(f"{path} holds v1 weights; set model.strides=v1, not v1.5")
+    theirs = replace(model, strides="v1", norm_epsilon=EPSILONS["keras_first"])
+    _check_agreement(path, theirs, PIXELS["bgr-caffe"], network, preprocess)
     data = read_bytes(path)
     found, outputs, _ = translate(path, read_tensors(path, data), model, "keras_first")
     variables = _taken(path, found, network, keeps_last=outputs == network.outputs)

@@ -44,6 +44,7 @@ class TrainingLine:
 
     def stage(self, what: str, done: int, of: int) -> None:
         """Show what follows the last step, and how much of it is done."""
+        interrupt.check()
         self._status.update(f"{what}: {done} of {of} images")
         if not self._console.is_terminal and what != self._stage:
             self._console.print(f"{what}: {of} images", soft_wrap=True, highlight=False)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from fracjax import bundle, data, evaluate
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
 from fracjax.errors import DivergedError
+from fracjax.models import Network
 from fracjax.record import selection_values
-from fracjax.task import Task, network_of
+from fracjax.task import Task
 
 
 class Selection(NamedTuple):
@@ -51,9 +52,9 @@ class Judge:
         """Give the figures, and the one that chooses, the larger the better."""
         config, images = self._task.config, self._task.selecting
         if self._forward is None:
-            self._forward = Forward(
-                network_of(config), config.preprocess, variables, DEFAULT_BATCH_SIZE
-            )
+            # The network that will score, in float32 whatever training computes in.
+            network = Network(config.model, outputs=1 + len(config.data.labels))
+            self._forward = Forward(network, config.preprocess, variables, DEFAULT_BATCH_SIZE)
         self._forward.load(variables)
         inputs = data.inputs(images, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
         likelihoods = np.concatenate([self._forward(batch)[0][:, 0] for batch in inputs])

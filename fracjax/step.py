@@ -203,10 +203,10 @@ def train_step(
 
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, parameters)
     variables = variables | optax.apply_updates(parameters, updates)
+    # Few steps keep less, or the average would be what it began with for long.
+    kept = jnp.minimum(config.optimizer.average, (1 + state.step) / (10 + state.step))
     average = optax.incremental_update(
-        {name: variables[name] for name in state.average},
-        state.average,
-        1 - config.optimizer.average,
+        {name: variables[name] for name in state.average}, state.average, 1 - kept
     )
     totals = _add(state.totals, state.step, loss, optax.tree.norm(gradients))
     return TrainState(state.step + 1, variables, average, optimizer_state, totals)

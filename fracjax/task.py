@@ -75,7 +75,7 @@ def prepare(
         )
     given = data.load(config.data.name, config.data.train, data_dir)
     outputs = (given.facts[0].target, *config.data.labels)
-    begin = initial.read(initial_weights, network_of(config), outputs, config.preprocess)
+    begin = initial.read(initial_weights, training_network(config), outputs, config.preprocess)
     valid = given.subset([])
     if opens_valid:
         valid = data.load(config.data.name, config.data.valid, data_dir)
@@ -110,8 +110,8 @@ def prepare(
     return Task(config, learned, selecting, valid, weights, begin, json.loads(json.dumps(claim)))
 
 
-def network_of(config: Config, axis_name: str | None = None) -> Network:
-    """Give the network of a run; under ``pmap``, for devices along ``axis_name``."""
+def training_network(config: Config, axis_name: str | None = None) -> Network:
+    """Give the network as a run learns; under ``pmap``, for devices along ``axis_name``."""
     return Network(
         config.model,
         outputs=1 + len(config.data.labels),

@@ -21,7 +21,7 @@ from fracjax.configs import Config, Execution
 from fracjax.errors import DivergedError
 from fracjax.record import REPORT_NAME, NoRecord, Record, write_report
 from fracjax.selection import NOTHING_SELECTED, Judge
-from fracjax.task import Task, network_of, prepare
+from fracjax.task import Task, prepare, training_network
 
 RECORD_EVERY = 10
 """Steps between two lines of the record: each look at the loss waits for the device."""
@@ -163,7 +163,7 @@ def learn(
 
     # ---- State and step, on every device.
     devices = parallel.create(execution.parallel)
-    network = network_of(config, devices.axis_name)
+    network = training_network(config, devices.axis_name)
     optimizer = step.create_optimizer(optimizing, network, task.steps)
     state = step.begin(
         network,

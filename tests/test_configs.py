@@ -79,6 +79,8 @@ def test_the_last_of_two_overrides_counts():
         ("model.strides=v2", ("model.strides", "v1.5")),
         ("data.name=chexpert", ("data.name", "'mura'")),
         ("data.valid=fold_1", ("data.valid=fold_1", "data.train lacks")),
+        ("data.valid=fold_0,fold_0", ("data.valid=fold_0,fold_0", "each once")),
+        ("data.train=", ("data.train=", "one split or more")),
         ("seed=x", ("seed", "'x'")),
         ("seed=-1", ("seed=-1",)),
     ],

@@ -46,6 +46,18 @@ def test_examples_are_those_of_their_splits(images, data_dir):
         images[len(images)]
 
 
+def test_the_digest_is_of_the_pictures_too_in_any_order(images):
+    def digest(records):
+        return data.Radiographs("frac_atlas", "1.1.0", TRAIN, records).sha256
+
+    records = list(images._records)
+    assert digest(records) == digest(records[::-1]) == images.sha256
+    assert digest(records[1:]) != images.sha256
+    for change in ({"image": records[0]["image"] + b"x"}, {"label": 1 - records[0]["label"]}):
+        assert digest([records[0] | change, *records[1:]]) != images.sha256
+    assert images.subset(range(3)).sha256 == digest(records[:3])
+
+
 def test_neither_loading_nor_reading_imports_tensorflow(run_python, data_dir):
     code = (
         "import sys; from pathlib import Path; from fracjax import data;"

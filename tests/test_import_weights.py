@@ -193,6 +193,13 @@ def test_damage_is_one_line(name, data):
         assert len(str(error).splitlines()) == 1
 
 
+def test_a_member_that_claims_to_be_encrypted_is_damage():
+    """One bit of a file's directory says so."""
+    whole = bytearray((REFERENCE / "zip.pth").read_bytes())
+    whole[whole.index(b"PK\x01\x02") + 8] |= 1
+    refusal(read, REFERENCE / "zip.pth", bytes(whole))
+
+
 # Files of Keras
 
 KERAS_SIZE = (REFERENCE / "keras.h5").stat().st_size
@@ -213,7 +220,7 @@ def test_a_file_that_crashes_its_reader_is_refused(monkeypatch, tmp_path):
     crash = tmp_path / "keras_file.py"
     crash.write_text("import os\nos.abort()\n")
     monkeypatch.setattr(source_file, "KERAS_PROGRAM", crash)
-    assert "crashed" in refusal(read, REFERENCE / "keras.h5")
+    assert "ended with -6" in refusal(read, REFERENCE / "keras.h5")
     crash.write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(source_file, "KERAS_SECONDS", 0.5)
     assert "not read within" in refusal(read, REFERENCE / "keras.h5")
@@ -249,7 +256,21 @@ def test_old_names_of_arrays_in_keras_files(tmp_path):
 def test_hdf5_of_another_layout_is_refused(tmp_path):
     with h5py.File(tmp_path / "model.weights.h5", "w") as file:
         file["layers/conv2d/vars/0"] = np.zeros(3)
-    assert "model.save" in refusal(read, tmp_path / "model.weights.h5")
+    said = refusal(read, tmp_path / "model.weights.h5")
+    assert "model.save" in said
+    assert "copy" not in said
+
+
+def test_a_layer_that_no_network_here_has_is_named(tmp_path):
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["layer_names"] = ["separable_1"]
+        layer = file.create_group("separable_1")
+        layer.attrs["weight_names"] = ["a", "b", "c"]
+        for name in "abc":
+            layer[name] = np.zeros(2, np.float32)
+    said = refusal(read, tmp_path / "model.h5")
+    assert "a layer separable_1 of 3 arrays" in said
+    assert "copy" not in said
 
 
 @pytest.mark.parametrize(
@@ -311,6 +332,25 @@ def test_an_imported_file_says_what_it_is(imported):
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
     assert {n: a.shape for n, a in arrays.items()} == Network(FITTING, outputs=4).shapes
     assert not arrays["stem/bias"].any(), "torchvision's convolutions have no bias"
+
+
+@pytest.mark.parametrize(
+    ("model", "preprocess", "settings_"),
+    [
+        (Model("resnet14", "v1"), TORCH, ["preprocess.channel_mean=103.939,116.779,123.68"]),
+        (Model("resnet14", "v1", norm_epsilon=1e-5), Preprocess(), ["model.norm_epsilon=0.001"]),
+        (Model("resnet14", "v1.5"), Preprocess(), ["model.strides=v1"]),
+    ],
+)
+def test_the_first_weights_of_keras_are_for_their_own_pixels(
+    small_tensors, tmp_path, model, preprocess, settings_
+):
+    """Nothing in such a file says what it is for, but its naming does."""
+    path = tmp_path / "keras.safetensors"
+    save_file(small_tensors, path)
+    said = refusal(initial.read, path, Network(model), ("fracture",), preprocess)
+    for setting in settings_:
+        assert f"--set {setting}" in said
 
 
 @pytest.mark.parametrize("head", ["published", "pooled"])  # of a ResNet, the same

@@ -238,13 +238,23 @@ def test_the_average_follows_the_variables(tiny_variables):
     batch = learnable_batch(8)
     states = [take_steps(config, tiny_variables, batch, steps)[1] for steps in (1, 2, 3)]
     expected = {name: np.asarray(value) for name, value in tiny_variables.items()}
-    for state in states:
+    for kept, state in zip((1 / 10, 2 / 11, 3 / 12), states, strict=True):
         expected = {
-            name: 0.75 * value + 0.25 * state.variables[name] for name, value in expected.items()
+            name: kept * value + (1 - kept) * state.variables[name]
+            for name, value in expected.items()
         }
     assert set(states[-1].average) == set(states[-1].variables)
     for name, value in states[-1].average.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_keeps_no_more_than_it_is_told_to(tiny_variables):
+    config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, average=0.15))
+    batch = learnable_batch(8)
+    before, after = (take_steps(config, tiny_variables, batch, steps)[1] for steps in (3, 4))
+    for name, value in after.average.items():
+        expected = 0.15 * before.average[name] + 0.85 * after.variables[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_half_precision_keeps_what_lasts_in_single(tiny_variables):

@@ -373,7 +373,9 @@ class Killed(BaseException):
     """Stands for the end of a process that nothing can hold back."""
 
 
-@pytest.mark.parametrize("end", [SystemExit(143), TrainingError("no room"), OSError("no room")])
+@pytest.mark.parametrize(
+    "end", [SystemExit(143), KeyboardInterrupt(), TrainingError("no room"), OSError("no room")]
+)
 def test_a_trial_that_ends_in_good_order_goes_on_however_often(end, quick_sweep, monkeypatch):
     def ended(*_):
         raise end

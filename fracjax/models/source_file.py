@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from fracjax.errors import WeightsError
+from fracjax.models.keras_file import OTHER_LAYOUT
 from fracjax.models.torch_file import STREAM_START, ZIP_START, Tensors, read_state_dict
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
@@ -77,17 +78,15 @@ def _read_keras(path: Path, data: bytes) -> Tensors:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise _damaged(path, f"it was not read within {KERAS_SECONDS} s") from None
-    if done.returncode < 0:
-        raise _damaged(path, "the HDF5 library crashed on it")
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        raise _damaged(path, lines[-1] if lines else f"its reader ended with {done.returncode}")
-    return _read_safetensors(path, done.stdout)
-
-
-def _damaged(path: Path, why: str) -> WeightsError:
-    return WeightsError(
-        f"{path} is no whole HDF5 file of Keras ({why}); copy it again, or save "
-        "the whole model: model.save('model.h5')"
-    )
+        raise WeightsError(
+            f"{path} was not read within {KERAS_SECONDS} s; copy it again, or wait until the "
+            "machine has less to do"
+        ) from None
+    if done.returncode == 0:
+        return _read_safetensors(path, done.stdout)
+    lines = done.stderr.decode(errors="replace").splitlines()
+    if done.returncode == OTHER_LAYOUT and lines:
+        raise WeightsError(f"{path} {lines[-1]}")
+    crashed = done.returncode < 0 or not lines
+    why = f"the HDF5 library ended with {done.returncode}" if crashed else lines[-1]
+    raise WeightsError(f"{path} is no whole HDF5 file of Keras ({why}); copy it again")

@@ -50,9 +50,8 @@ STORAGES: Final = {
 }
 
 DAMAGE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, NotImplementedError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
     *(ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError),
-    RecursionError,
 )
 """What a damaged pickle or archive raises."""
 

@@ -62,8 +62,8 @@ FIRST_PART = 0.25
 """Part of a run before which no trial is pruned: the learning rate has hardly stopped rising."""
 
 WHOLE = 10_000
-"""What Optuna is told as the step at the end of a run. So runs of different lengths are compared
-after the same part of their schedules."""
+"""What Optuna is told as the step at the end of a run. So runs are compared after the same part of
+their schedules; those of different lengths at the few places only that both have."""
 
 MOST_STARTS = 3
 """Starts of a trial from the same step before it is given up. Where a host's memory runs out the
@@ -249,7 +249,7 @@ class _Search:
             if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
                 raise
             _end(study, trial, "failed", OUT_OF_ROOM)
-        except (SystemExit, FracjaxError, OSError):
+        except (SystemExit, KeyboardInterrupt, FracjaxError, OSError):
             trial.set_user_attr("starts", starts[:-1])  # it ended in good order, and goes on so
             raise
         else:
