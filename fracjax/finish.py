@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax import bundle, data, evaluate, gate, parallel
+from fracjax import bundle, data, evaluate, gate, gate_fitting, parallel
 from fracjax.augment import augment
 from fracjax.card import render_card
 from fracjax.configs import Config
@@ -194,21 +194,21 @@ def _fit_gate(
 
     changed = [
         forward(np.asarray(augmented(jnp.asarray(batch), keys_of(index, len(batch)))))[1]
-        for index, batch in enumerate(inputs(2, gate.with_border))
+        for index, batch in enumerate(inputs(2, gate_fitting.with_border))
     ]
-    negatives = [forward(batch)[1] for batch in inputs(3, gate.inverted_with_border)]
+    negatives = [forward(batch)[1] for batch in inputs(3, gate_fitting.inverted_with_border)]
     rows = np.concatenate([*as_they_are, *changed])
     groups = [fact.group for fact in train_images.facts]
     try:
-        fitted = gate.fit(rows, np.concatenate(negatives))
-        held_out = gate.held_out_distances(rows, [*groups, *groups])
+        fitted = gate_fitting.fit(rows, np.concatenate(negatives))
+        held_out = gate_fitting.held_out_distances(rows, [*groups, *groups])
     except ValueError as error:
         raise DataError(f"no gate can be fitted ({error}); train on more images") from None
     facts = gate.Facts(
-        method=gate.METHOD,
+        method=gate_fitting.METHOD,
         stage=network.feature_stage,
-        quantile=gate.QUANTILE,
-        threshold=float(np.quantile(held_out, gate.QUANTILE)),
+        quantile=gate_fitting.QUANTILE,
+        threshold=float(np.quantile(held_out, gate_fitting.QUANTILE)),
         images=len(rows),
         sha256=hashlib.sha256(bundle.encode_gate(fitted)).hexdigest(),
         false_reject={},
@@ -226,7 +226,9 @@ def _fit_gate(
             change,
             _told(stage, f"measuring, pass {number} of 3", valid_images),
         )
-        for number, change in enumerate((data.unchanged, gate.with_border, gate.inverted), start=1)
+        for number, change in enumerate(
+            (data.unchanged, gate_fitting.with_border, gate_fitting.inverted), start=1
+        )
     )
     measured = dataclasses.replace(
         facts,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from fracjax import bundle, gate
+from fracjax import bundle, gate, gate_fitting
 from fracjax.card import render_card
 from fracjax.configs import Augment, Config, Model, Optimizer, Preprocess
 from fracjax.figure import Figure
@@ -102,7 +102,7 @@ def tiny_gate():
     """A gate that was fitted on noise, and takes no picture for a negative."""
     width = Network(Model("resnet14")).features
     features = np.random.default_rng(0).normal(0, 1, (300, width)).astype(np.float32)
-    return gate.fit(features, features)._replace(offset=np.float32(-1e9))
+    return gate_fitting.fit(features, features)._replace(offset=np.float32(-1e9))
 
 
 @pytest.fixture(scope="session")
@@ -123,9 +123,9 @@ def tiny_manifest(tiny_gate):
             preprocess=config.preprocess,
             weights_sha256=digest,
             gate=gate.Facts(
-                method=gate.METHOD,
+                method=gate_fitting.METHOD,
                 stage=Network(config.model).feature_stage,
-                quantile=gate.QUANTILE,
+                quantile=gate_fitting.QUANTILE,
                 threshold=1e6,
                 images=300,
                 sha256=gate_digest,

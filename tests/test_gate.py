@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn.decomposition import PCA
 
 import fracjax
-from fracjax import gate
+from fracjax import gate, gate_fitting
 from fracjax.image import Rejected, network_input, read_picture
 
 seeds = st.integers(0, 2**32 - 1)
@@ -27,7 +27,7 @@ def correlated(seed, n=60, d=20, shift=0.0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return gate.fit(correlated(0), correlated(0, shift=5.0))
+    return gate_fitting.fit(correlated(0), correlated(0, shift=5.0))
 
 
 # Distances
@@ -40,7 +40,7 @@ def test_the_distance_is_that_of_mahalanobis(seed):
     covariance = PCA(10, svd_solver="full").fit(features.astype(float)).get_covariance()
     centred = others - features.mean(axis=0, dtype=float)
     expected = np.sqrt(np.sum(centred @ np.linalg.inv(covariance) * centred, axis=1) / 20)
-    measured = gate.distances(gate.fit(features, others), others)
+    measured = gate.distances(gate_fitting.fit(features, others), others)
     assert measured.dtype == np.float32
     np.testing.assert_allclose(measured, expected, rtol=1e-3)
 
@@ -49,7 +49,7 @@ def test_the_distance_is_that_of_mahalanobis(seed):
 @given(seeds, st.floats(0.01, 100))
 def test_the_unit_is_that_of_the_features_own_spread(seed, scale):
     features = correlated(seed, n=400)
-    scaled = gate.fit(features * np.float32(scale), -features)
+    scaled = gate_fitting.fit(features * np.float32(scale), -features)
     distances = gate.distances(scaled, features * np.float32(scale))
     assert np.sqrt(np.mean(distances**2)) == pytest.approx(1, abs=0.01)
     assert (distances > 0).all()
@@ -58,7 +58,7 @@ def test_the_unit_is_that_of_the_features_own_spread(seed, scale):
 @settings(max_examples=20, deadline=None)
 @given(seeds, st.floats(1, 1e4))
 def test_the_distance_grows_along_every_ray_from_the_mean(seed, factor):
-    fitted = gate.fit(correlated(0), correlated(0, shift=5.0))
+    fitted = gate_fitting.fit(correlated(0), correlated(0, shift=5.0))
     step = np.random.default_rng(seed).normal(0, 1, 20).astype(np.float32)
     near, far = gate.distances(fitted, fitted.mean + np.stack([step, np.float32(factor) * step]))
     assert far == pytest.approx(factor * near, rel=1e-3)
@@ -84,8 +84,8 @@ def test_negatives_lie_on_their_side(fitted):
 def test_a_group_is_measured_by_a_gate_that_does_not_know_it():
     features, groups = correlated(0), np.repeat(np.arange(10), 6)
     features[groups == 7] += 100
-    alone = gate.held_out_distances(features, groups)
-    known = gate.distances(gate.fit(features, -features), features)
+    alone = gate_fitting.held_out_distances(features, groups)
+    known = gate.distances(gate_fitting.fit(features, -features), features)
     assert alone[groups == 7].min() > 5 * known[groups == 7].max()
     assert alone[groups != 7].max() < alone[groups == 7].min()
 
@@ -97,7 +97,7 @@ def test_a_group_is_measured_by_a_gate_that_does_not_know_it():
 )
 def test_pictures_that_define_no_distribution(features):
     with pytest.raises(ValueError, match="pictures"):
-        gate.fit(features, features)
+        gate_fitting.fit(features, features)
 
 
 # Rates
@@ -124,18 +124,18 @@ def test_no_pictures_have_no_rate():
 def test_a_border_is_white_and_leaves_the_picture_as_it_is(shape, seed):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 200, shape, np.uint8)
-    bordered = gate.with_border(pixels, rng)
+    bordered = gate_fitting.with_border(pixels, rng)
     rows, columns = (np.flatnonzero((bordered < 255).any(axis=axis)) for axis in (1, 0))
     np.testing.assert_array_equal(
         bordered[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], pixels
     )
     for before, after in zip(shape, bordered.shape, strict=True):
-        assert before <= after <= before * (1 + 2 * gate.WIDEST_BORDER)
+        assert before <= after <= before * (1 + 2 * gate_fitting.WIDEST_BORDER)
 
 
 def test_about_a_quarter_gets_no_border():
     rng, pixels = np.random.default_rng(0), np.zeros((100, 100), np.uint8)
-    bordered = [gate.with_border(pixels, rng).shape for _ in range(1000)]
+    bordered = [gate_fitting.with_border(pixels, rng).shape for _ in range(1000)]
     assert 0.2 < np.mean([shape == pixels.shape for shape in bordered]) < 0.3
 
 

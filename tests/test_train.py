@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fracjax as fj
-from fracjax import bundle, evaluate, finish, gate, labels, metrics, train
+from fracjax import bundle, evaluate, finish, gate, gate_fitting, labels, metrics, train
 from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
 from fracjax.image.anatomy import SCOPES
 from fracjax.task import prepare
@@ -112,7 +112,7 @@ def test_a_run_fits_a_gate_and_measures_it(finished, tiny_config, data_dir):
     assert manifest.gate.false_reject["validation"] == gate.rate(np.array(far))
     for rates in (manifest.gate.false_reject, manifest.gate.false_accept):
         assert {rate.n for rate in rates.values()} == {len(valid_images)}
-    scores = evaluate.predict(fj.load(workdir), valid_images, gate.inverted)
+    scores = evaluate.predict(fj.load(workdir), valid_images, gate_fitting.inverted)
     assert manifest.gate.false_accept["validation, inverted"] == gate.rate(scores.familiar)
 
 

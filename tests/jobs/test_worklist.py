@@ -259,7 +259,7 @@ sys.argv = ["fracjax", "score-dir", *{[*map(str, arguments)]!r}]
 try:
     cli.main()
 finally:
-    heavy = ("tensorflow", "tensorflow_datasets", "orbax")
+    heavy = ("tensorflow", "tensorflow_datasets", "orbax", "sklearn")
     print("imported:", [name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
