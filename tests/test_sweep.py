@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, replace
 
 import jax.numpy as jnp
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -407,27 +408,59 @@ def test_a_trial_that_kills_its_process_again_and_again_is_given_up(quick_sweep,
     assert "memory" in found.entries[0].reason
 
 
-def test_a_trial_below_the_median_is_pruned(quick_sweep, monkeypatch):
+@pytest.fixture
+def make_up(monkeypatch):
+    """Let each trial record the figures of its epochs that are given for it, and train nothing."""
+
+    def make_up(trials):
+        figures = iter(trials)
+
+        def learn(task, workdir, execution, report):
+            workdir.mkdir(parents=True)
+            values = next(figures)
+            for step, value in enumerate(values, start=1):
+                with (workdir / "metrics.jsonl").open("a") as file:
+                    line = {"step": step, "epoch": step, "selection/auroc_study": value}
+                    file.write(json.dumps(line) + "\n")
+                report(train.Progress(step, len(values), step, 0.5, 1.0, 0.0, None, value))
+
+        monkeypatch.setattr(train, "learn", learn)
+
+    return make_up
+
+
+@pytest.mark.parametrize("epochs", [3, 4, 9])
+def test_a_trial_below_the_median_is_pruned_however_long_it_is(epochs, quick_sweep, make_up):
     """The figures are made up; the pruner is the real one."""
-    told = iter([0.90, 0.91, 0.92, 0.93, 0.94, 0.2, 0.95])
-
-    def learn(task, workdir, execution, report):
-        workdir.mkdir(parents=True)
-        value = next(told)
-        for step in (1, 2, 3, 4):
-            with (workdir / "metrics.jsonl").open("a") as file:
-                line = {"step": step, "epoch": step, "selection/auroc_study": value}
-                file.write(json.dumps(line) + "\n")
-            report(train.Progress(step, 4, step, 0.5, 1.0, 0.0, None, value))
-
-    monkeypatch.setattr(train, "learn", learn)
+    good = [[value] * 4 for value in (0.90, 0.91, 0.92, 0.93, 0.94)]
+    make_up([*good, [0.2] * epochs, [0.95] * 7])
     found = quick_sweep("model.dropout=0..0.5", trials=7)
     assert [entry.trial for entry in found.entries] == [6, 4, 3, 2, 1, 0, 5]
     assert [entry.state for entry in found.entries] == ["finished"] * 6 + ["pruned"]
-    assert found.entries[-1].epochs == 1
+    first = math.ceil(search.FIRST_PART * epochs)
+    assert found.entries[-1].epochs == first
     assert found.entries[-1].reason == (
-        "after epoch 1 it was below the median of the finished trials"
+        f"after epoch {first} it was below the median of the finished trials"
     )
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 250])
+def test_a_trial_is_known_at_each_place_by_the_last_epoch_before(
+    epochs, quick_sweep, make_up, tmp_path
+):
+    """Of more epochs than places the best one counts, too."""
+    values = np.random.default_rng(epochs).permutation(epochs) / epochs
+    make_up([values.tolist()])
+    quick_sweep("model.dropout=0..0.5", trials=1)
+    (trial,) = optuna.load_study(
+        study_name="sweep", storage=f"sqlite:///{tmp_path / search.STUDY_NAME}"
+    ).trials
+    assert trial.value == values.max()
+    ends = np.arange(1, epochs + 1) * search.PLACES // epochs
+    assert trial.intermediate_values == {
+        place: values[np.searchsorted(ends, ends[ends <= place][-1])]
+        for place in range(ends[0], search.PLACES + 1)
+    }
 
 
 # A sweep that goes on

@@ -152,6 +152,14 @@ def entry(
     )
 
 
+def figure(directory: Path, monitor: str) -> float:
+    """Give what the best epoch of a trial came to, the larger the better; NaN if none ended."""
+    best = best_epoch(record.read(directory), monitor)
+    if best is None:
+        return math.nan
+    return -best.value if monitor == "loss" else best.value
+
+
 def shown_figure(monitor: str) -> str:
     """Name the figure that is shown with its interval, which a loss has none of."""
     return "auroc_study" if monitor == "loss" else monitor

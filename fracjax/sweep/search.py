@@ -61,9 +61,9 @@ FIRST_TRIALS = 5
 FIRST_PART = 0.25
 """Part of a run before which no trial is pruned: the learning rate has hardly stopped rising."""
 
-WHOLE = 10_000
-"""What Optuna is told as the step at the end of a run. So runs are compared after the same part of
-their schedules; those of different lengths at the few places only that both have."""
+PLACES = 100
+"""Parts of a run after which Optuna knows its figure: that of the last epoch before. So trials are
+compared after the same part of their schedules, also where they differ in ``optimizer.epochs``."""
 
 MOST_STARTS = 3
 """Starts of a trial from the same step before it is given up. Where a host's memory runs out the
@@ -214,15 +214,20 @@ class _Search:
         logger.info("trial %04d: %s", trial.number, " ".join(settings))
         finished = [done for done in study.get_trials(deepcopy=False) if done.state in DONE]
         best = max((done.value for done in finished if done.value is not None), default=None)
-        reported = set(study.trials[trial.number].intermediate_values)
+        told = dict(study.trials[trial.number].intermediate_values)  # before it was interrupted
 
         def show(now: train.Progress) -> None:
             report(Standing(len(finished) + 1, self.trials, best, now))
             if now.monitored is None:
                 return
-            place = WHOLE * now.step // now.steps
-            if place not in reported:  # or it was, before the sweep was interrupted
-                trial.report(now.monitored, place)
+            place = PLACES * now.step // now.steps
+            last = max(told, default=place)
+            for passed in range(last + 1, place):
+                told[passed] = told[last]
+                trial.report(told[passed], passed)
+            if place not in told:
+                told[place] = now.monitored
+                trial.report(told[place], place)
             if trial.should_prune():
                 raise optuna.TrialPruned(
                     f"after epoch {now.epoch:g} it was below the median of the finished trials"
@@ -253,7 +258,7 @@ class _Search:
             trial.set_user_attr("starts", starts[:-1])  # it ended in good order, and goes on so
             raise
         else:
-            study.tell(trial, max(study.trials[trial.number].intermediate_values.values()))
+            study.tell(trial, board.figure(directory, self.config.optimizer.monitor))
 
     def conclude(self, study: optuna.Study) -> Board:
         """Write the leaderboard, and remove the checkpoints that are no longer needed."""
@@ -308,7 +313,7 @@ def _open(path: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.MedianPruner(
         n_startup_trials=FIRST_TRIALS,
-        n_warmup_steps=round(FIRST_PART * WHOLE),
+        n_warmup_steps=round(FIRST_PART * PLACES),
         n_min_trials=FIRST_TRIALS,
     )
     try:
