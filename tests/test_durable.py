@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,28 +110,41 @@ def test_a_run_killed_again_and_again_leaves_the_same_bits(kind, start, undistur
     assert left_by(workdir) == left_by(undisturbed)
 
 
-def test_a_run_that_is_told_to_end_saves_first(start, undisturbed, tmp_path):
-    workdir = tmp_path / "run"
+@pytest.fixture(scope="module")
+def ended(start, tmp_path_factory):
+    """The working directory of a run that was told to end, and what it said."""
+    workdir = tmp_path_factory.mktemp("ended") / "run"
     process = start(workdir, "--save-every", "1000")
     assert wait_for(process, workdir / METRICS_NAME, '"step": 2,')
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
+    return workdir, errors
+
+
+@pytest.fixture
+def workdir(ended, tmp_path):
+    """A copy of that directory."""
+    return Path(shutil.copytree(ended[0], tmp_path / "run"))
+
+
+def checkpoints_of(workdir):
+    """Its checkpoints, the oldest first."""
+    found = (path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def test_a_run_that_is_told_to_end_saves_first(start, undisturbed, ended, workdir):
+    _, errors = ended
+    assert f"saved at step {checkpoints_of(workdir)[-1].name} of 8" in errors
     assert "the same command goes on" in errors
     assert "Traceback" not in errors
-    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-    assert f"saved at step {max(steps)} of 8" in errors
     finish(start(workdir))
     assert left_by(workdir) == left_by(undisturbed)
 
 
-def test_a_disk_without_room_leaves_the_last_checkpoint(start, undisturbed, tmp_path):
+def test_a_disk_without_room_leaves_the_last_checkpoint(start, undisturbed, workdir):
     """A limit on the size of files stands for the disk: beyond it, writing fails as there."""
-    workdir = tmp_path / "run"
-    process = start(workdir)
-    assert wait_for(process, workdir / "checkpoints/2")
-    process.kill()
-    process.communicate()
     process = start(workdir, limit=1_000_000)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
@@ -143,16 +157,8 @@ def test_a_disk_without_room_leaves_the_last_checkpoint(start, undisturbed, tmp_
     assert left_by(workdir) == left_by(undisturbed)
 
 
-def test_a_damaged_checkpoint_is_told_with_the_way_out(start, undisturbed, tmp_path):
-    workdir = tmp_path / "run"
-    process = start(workdir)
-    assert wait_for(process, workdir / "checkpoints/4")
-    process.kill()
-    process.communicate()
-    newest = max(
-        (path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()),
-        key=lambda path: int(path.name),
-    )
+def test_a_damaged_checkpoint_is_told_with_the_way_out(start, undisturbed, workdir):
+    newest = checkpoints_of(workdir)[-1]
     for path in newest.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
