@@ -34,7 +34,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fracjax import data, interrupt, metrics, train
+from fracjax import data, files, interrupt, metrics, train
 from fracjax.configs import Config, Data, Execution, Model, Optimizer, Preprocess, override
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
 from fracjax.errors import FracjaxError, UsageError
@@ -139,7 +139,7 @@ def measure(
         folder.mkdir(parents=True, exist_ok=True)
 
         def keep_time() -> None:
-            _write(spent, str(before + time.process_time() - begin))
+            files.write_text(spent, str(before + time.process_time() - begin))
 
         def report(progress: train.Progress) -> None:
             keep_time()
@@ -156,8 +156,8 @@ def measure(
         forward = Forward(Network(config.model), config.preprocess, variables, DEFAULT_BATCH_SIZE)
         inputs = data.inputs(task.valid, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
         likelihoods = np.concatenate([forward(batch)[0][:, 0] for batch in inputs])
-        _write(result, json.dumps(likelihoods.tolist()))
-        shutil.rmtree(folder / "checkpoints")  # hundreds of megabytes a row
+        files.write_text(result, json.dumps(likelihoods.tolist()))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # hundreds of megabytes a row
     return Result(
         np.array(json.loads(result.read_text(encoding="utf-8"))),
         float(spent.read_text(encoding="utf-8")),
@@ -203,13 +203,6 @@ def table(lines: Sequence[str], facts: Sequence[data.Example], protocol: Config)
     return head + "".join(f"{line}\n" for line in lines)
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def _shown(figure: Figure, sign: str) -> str:
     value, low, high = (
         format(number, f"{sign}.3f") for number in (figure.value, figure.low, figure.high)
@@ -250,7 +243,7 @@ def main(
             baseline = baseline or result  # it comes first
             lines.append(line(name, result, baseline, facts))
             report = table(lines, facts, protocol)
-            _write(out / "ablation.md", report)
+            files.write_text(out / "ablation.md", report)
     except FracjaxError as error:
         typer.echo(error, err=True)
         raise typer.Exit(error.exit_code) from None

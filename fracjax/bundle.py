@@ -7,7 +7,6 @@ arrays and ``gate.safetensors`` those of its picture gate; ``CARD.md`` says the 
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from fracjax import files
 from fracjax.configs import Config, Model, Preprocess, Target
 from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
@@ -176,21 +176,26 @@ def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card
         BundleError: ``directory`` exists already.
     """
     check_free(directory)
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    if partial.exists():  # of a process that died; in a container, process ids repeat
-        shutil.rmtree(partial)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
     try:
-        (partial / WEIGHTS_NAME).write_bytes(weights)
-        (partial / GATE_NAME).write_bytes(gate)
         fields = asdict(manifest)
         text = json.dumps(fields | {"sha256": _digest_of(fields)}, indent=2) + "\n"
-        (partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
-        (partial / CARD_NAME).write_text(card, encoding="utf-8")
+        contents = {
+            WEIGHTS_NAME: weights,
+            GATE_NAME: gate,
+            MANIFEST_NAME: text.encode(),
+            CARD_NAME: card.encode(),
+        }
+        for name, data in contents.items():
+            files.write_synced(partial / name, data)
+        files.sync_folder(partial)
         partial.rename(directory)
-    except OSError:
+    except BaseException:  # a signal, too
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    files.sync_folder(directory.parent)
 
 
 def load(directory: Path = BUNDLED) -> Bundle:

@@ -1,14 +1,48 @@
-"""Which run a working directory belongs to, so that none goes on as another."""
+"""Which run a working directory belongs to, so that none goes on as another, or twice at once."""
 
+import contextlib
+import fcntl
 import json
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fracjax import files
 from fracjax.errors import UsageError
 
 NOT_OPENED = ""
 """In a claim, instead of the digest of the validation images: by a trial of a sweep."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Hold a working directory, which is made if need be, until this process ends in any way.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    directory = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is at work in {workdir}; wait for it, or give another --workdir"
+            ) from None
+        except OSError as error:  # as of Lustre where it is mounted without locks
+            logger.warning(
+                "%s cannot be locked (%s); see to it that one process at a time works in it",
+                workdir,
+                error.strerror,
+            )
+        yield
+    finally:
+        os.close(directory)
 
 
 def check_claim(path: Path, claim: dict[str, Any]) -> None:
@@ -46,6 +80,6 @@ def _shown(value: Any) -> str:
 
 def write_claim(path: Path, claim: dict[str, Any]) -> None:
     """Write the claim whole or not at all: a torn one would refuse its own run."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(claim, indent=2), encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(claim, indent=2)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)

@@ -40,7 +40,15 @@ class TrainingError(FracjaxError):
 
 
 class DivergedError(TrainingError):
-    """What is learned is no longer a number."""
+    """What is learned is no longer a number.
+
+    Attributes:
+        what: What it was and when, the same however often the run was interrupted.
+    """
+
+    def __init__(self, what: str, way_out: str) -> None:
+        super().__init__(f"{what}; {way_out}")
+        self.what = what
 
 
 class WeightsError(FracjaxError):

@@ -66,7 +66,7 @@ def sweep() -> Iterator[Callable[["Standing"], None]]:
     with console.status("reading the data and compiling") as status:
 
         def show(now: "Standing") -> None:
-            best = "" if now.best is None else f"best {now.best:.4f}, "
+            best = "" if now.best is None else f"best {_figure(now.run, now.best)}, "
             line = f"trial {now.trial}/{now.trials}, {best}{describe(now.run)}"
             status.update(line)
             if not console.is_terminal and now.run.monitored is not None:
@@ -79,8 +79,10 @@ def describe(now: "Progress") -> str:
     """Say where a run stands.
 
     >>> from fracjax.train import Progress
-    >>> describe(Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, 3 << 30, None))
+    >>> describe(Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, 3 << 30, "loss", None))
     'step 120/480, epoch 1.50, loss 0.4321, 812.3 images/s, 0:01:15 left, 3.0 GiB of device memory'
+    >>> describe(Progress(240, 480, 2.0, 0.4321, 812.3, 60.0, None, "loss", -0.51)).split(", ")[-1]
+    'selection loss 0.5100'
     """
     words = [
         f"step {now.step}/{now.steps}",
@@ -92,5 +94,10 @@ def describe(now: "Progress") -> str:
     if now.memory is not None:
         words.append(f"{now.memory / 2**30:.1f} GiB of device memory")
     if now.monitored is not None:
-        words.append(f"selection {now.monitored:.4f}")
+        words.append(f"selection {_figure(now, now.monitored)}")
     return ", ".join(words)
+
+
+def _figure(now: "Progress", value: float) -> str:
+    """Name a monitored figure, with its own sign."""
+    return f"{now.monitor} {-value if now.monitor == 'loss' else value:.4f}"

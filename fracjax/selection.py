@@ -60,8 +60,8 @@ class Judge:
         likelihoods = np.concatenate([self._forward(batch)[0][:, 0] for batch in inputs])
         if not np.isfinite(likelihoods).all():
             raise DivergedError(
-                "the model's likelihoods of the selection images are no longer numbers; train in "
-                "another --workdir with a lower optimizer.learning_rate"
+                "the model's likelihoods of the selection images are no longer numbers",
+                "train in another --workdir with a lower optimizer.learning_rate",
             )
         figures = evaluate.overall(images.facts, likelihoods)
         loss = evaluate.cross_entropy(images.facts, likelihoods)

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from fracjax import bundle, data, finish, interrupt, parallel, step
 from fracjax.checkpoint import Checkpoints
-from fracjax.claim import check_claim, write_claim
+from fracjax.claim import alone, check_claim, write_claim
 from fracjax.configs import Config, Execution
 from fracjax.errors import DivergedError
 from fracjax.record import REPORT_NAME, NoRecord, Record, write_report
@@ -50,7 +50,9 @@ class Progress:
         images_per_second: Of the same steps.
         seconds_left: At that rate.
         memory: Most bytes of a device's memory that were in use; ``None`` where it does not tell.
-        monitored: At the end of an epoch with selection images, the figure that chooses.
+        monitor: The name of the figure of the selection images that chooses.
+        monitored: At the end of an epoch with selection images, that figure; of a loss its
+            negative, so that the larger is the better.
     """
 
     step: int
@@ -60,6 +62,7 @@ class Progress:
     images_per_second: float
     seconds_left: float
     memory: int | None
+    monitor: str
     monitored: float | None
 
 
@@ -97,8 +100,8 @@ def fit(
 
     Raises:
         DataError: The data set is missing or too small, or its splits share a group.
-        UsageError: ``workdir`` holds a run of another configuration or other images; random
-            weights would be frozen; or batches do not divide over the devices.
+        UsageError: ``workdir`` holds a run of another configuration or other images, or one that
+            is at work; random weights would be frozen; or batches do not divide over the devices.
         DivergedError: The loss is no longer a number.
         TrainingError: No checkpoint can be written.
         WeightsError: ``initial_weights`` does not fit the network.
@@ -106,26 +109,27 @@ def fit(
     """
     task = prepare(config, data_dir, initial_weights)
     check_claim(workdir / CLAIM_NAME, task.claim)
-    if (workdir / "bundle").exists():
-        logger.info("%s is finished; its bundle stands", workdir)
-        manifest = bundle.load(workdir / "bundle").manifest
-        if parallel.is_first() and not (workdir / REPORT_NAME).exists():
+    with alone(workdir) if parallel.is_first() else contextlib.nullcontext():
+        if (workdir / "bundle").exists():
+            logger.info("%s is finished; its bundle stands", workdir)
+            manifest = bundle.load(workdir / "bundle").manifest
+            if parallel.is_first() and not (workdir / REPORT_NAME).exists():
+                write_report(workdir, manifest)
+            return manifest
+        variables = learn(task, workdir, execution, report)
+        manifest = finish.write_bundle(
+            config,
+            variables,
+            workdir,
+            begin=task.begin,
+            learned=task.learned,
+            valid=task.valid,
+            note=note,
+            stage=stage,
+        )
+        if parallel.is_first():
             write_report(workdir, manifest)
         return manifest
-    variables = learn(task, workdir, execution, report)
-    manifest = finish.write_bundle(
-        config,
-        variables,
-        workdir,
-        begin=task.begin,
-        learned=task.learned,
-        valid=task.valid,
-        note=note,
-        stage=stage,
-    )
-    if parallel.is_first():
-        write_report(workdir, manifest)
-    return manifest
 
 
 def learn(
@@ -326,6 +330,7 @@ def _progress(
         images_per_second=rate,
         seconds_left=(task.steps - done) * task.config.optimizer.batch_size / rate,
         memory=None if memory is None else int(memory),
+        monitor=task.config.optimizer.monitor,
         monitored=monitored,
     )
 
@@ -348,7 +353,7 @@ def _check_finite(
         "there is no checkpoint" if newest is None else f"the checkpoint of step {newest} stands"
     )
     raise DivergedError(
-        f"loss or gradient is no longer a number at step {broken + 1}; {stands}. The keys of the "
-        f"batch's {len(studies)} studies are in {BROKEN_NAME} ({studies[0]}, ...). Train in "
-        "another --workdir with a lower optimizer.learning_rate"
+        f"loss or gradient is no longer a number at step {broken + 1}",
+        f"{stands}. The keys of the batch's {len(studies)} studies are in {BROKEN_NAME} "
+        f"({studies[0]}, ...). Train in another --workdir with a lower optimizer.learning_rate",
     )

@@ -188,7 +188,7 @@ def test_a_bundle_that_cannot_be_read_is_one_line(fracjax, image, tmp_path):
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_run_shows_its_steps_and_what_follows_them(is_terminal):
-    now = Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, None, None)
+    now = Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, None, "loss", None)
     output = io.StringIO()
     console = Console(file=output, force_terminal=is_terminal, width=200, color_system=None)
     with console.status("") as status:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fracjax import bundle, configs, metrics, record, sweep, train
+from fracjax import bundle, claim, configs, metrics, record, sweep, train
 from fracjax.errors import DivergedError, FracjaxError, TrainingError, UsageError
 from fracjax.sweep import board, search
 
@@ -388,7 +388,7 @@ def test_a_trial_that_ends_in_good_order_goes_on_however_often(end, quick_sweep,
                 quick_sweep("model.dropout=0.1,0.5", trials=1)
 
     def diverged(*_):
-        raise DivergedError("reached")
+        raise DivergedError("reached", "train otherwise")
 
     monkeypatch.setattr(train, "learn", diverged)
     found = quick_sweep("model.dropout=0.1,0.5", trials=1)
@@ -412,17 +412,19 @@ def test_a_trial_that_kills_its_process_again_and_again_is_given_up(quick_sweep,
 def make_up(monkeypatch):
     """Let each trial record the figures of its epochs that are given for it, and train nothing."""
 
-    def make_up(trials):
+    def make_up(trials, planned=None):
         figures = iter(trials)
 
         def learn(task, workdir, execution, report):
-            workdir.mkdir(parents=True)
             values = next(figures)
             for step, value in enumerate(values, start=1):
+                if math.isnan(value):
+                    raise DivergedError("the loss is no number", "train otherwise")
                 with (workdir / "metrics.jsonl").open("a") as file:
                     line = {"step": step, "epoch": step, "selection/auroc_study": value}
                     file.write(json.dumps(line) + "\n")
-                report(train.Progress(step, len(values), step, 0.5, 1.0, 0.0, None, value))
+                steps, monitor = planned or len(values), task.config.optimizer.monitor
+                report(train.Progress(step, steps, step, 0.5, 1.0, 0.0, None, monitor, value))
 
         monkeypatch.setattr(train, "learn", learn)
 
@@ -444,23 +446,35 @@ def test_a_trial_below_the_median_is_pruned_however_long_it_is(epochs, quick_swe
     )
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 250])
-def test_a_trial_is_known_at_each_place_by_the_last_epoch_before(
-    epochs, quick_sweep, make_up, tmp_path
+@pytest.mark.parametrize(("epochs", "planned"), [(1, 1), (3, 3), (250, 250), (2, 7)])
+def test_an_epoch_stands_for_the_places_up_to_the_next(
+    epochs, planned, quick_sweep, make_up, tmp_path
 ):
-    """Of more epochs than places the best one counts, too."""
+    """Also after the last one, where patience ended a trial; of more epochs than places all count.
+
+    So each finished trial is among those whose median prunes others.
+    """
     values = np.random.default_rng(epochs).permutation(epochs) / epochs
-    make_up([values.tolist()])
+    make_up([values.tolist()], planned)
     quick_sweep("model.dropout=0..0.5", trials=1)
     (trial,) = optuna.load_study(
         study_name="sweep", storage=f"sqlite:///{tmp_path / search.STUDY_NAME}"
     ).trials
     assert trial.value == values.max()
-    ends = np.arange(1, epochs + 1) * search.PLACES // epochs
+    ends = np.arange(1, epochs + 1) * search.PLACES // planned
     assert trial.intermediate_values == {
         place: values[np.searchsorted(ends, ends[ends <= place][-1])]
         for place in range(ends[0], search.PLACES + 1)
     }
+
+
+def test_what_did_not_finish_is_never_the_best(quick_sweep, make_up):
+    make_up([[0.99, math.nan], [0.7, 0.8], [0.6, 0.6]])
+    told = []
+    found = quick_sweep("model.dropout=0..0.5", trials=3, report=told.append)
+    assert [standing.best for standing in told] == [None, None, None, 0.8, 0.8]
+    assert found.best.trial == 1
+    assert found.entries[-1].reason == "the loss is no number"
 
 
 # A sweep that goes on
@@ -534,7 +548,7 @@ def test_a_trial_that_was_ended_between_two_draws_is_drawn_as_it_would_have_been
 
 
 def test_two_sweeps_do_not_share_a_directory(quick_sweep, tmp_path):
-    with search._alone(tmp_path), pytest.raises(UsageError, match="another sweep is at work"):
+    with claim.alone(tmp_path), pytest.raises(UsageError, match="another process is at work"):
         quick_sweep("model.dropout=0.1,0.2")
 
 

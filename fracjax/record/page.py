@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fracjax import files
 from fracjax.card import MEANING
 from fracjax.notice import NOTICE
 from fracjax.record.journal import read
@@ -72,9 +73,7 @@ def write_report(workdir: Path, manifest: "Manifest") -> Path:
         manifest, curves.training_curves(rows, best), curves.selection_curves(rows, best), best
     )
     path = workdir / REPORT_NAME
-    partial = path.with_name(f".{REPORT_NAME}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    files.write_text(path, page)
     return path
 
 

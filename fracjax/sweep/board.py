@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fracjax import record
+from fracjax import files, record
 from fracjax.configs import Target
 from fracjax.notice import NOTICE
 from fracjax.record.curves import best_epoch
@@ -203,9 +203,7 @@ def write(path: Path, board: Board) -> None:
                 *(found.reason, board.target, NOTICE),
             ]
         )
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-    partial.replace(path)
+    files.write_text(path, text.getvalue())
 
 
 def table(board: Board) -> Table:

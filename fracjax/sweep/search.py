@@ -1,14 +1,11 @@
 """The search, read from top to bottom."""
 
-import contextlib
 import dataclasses
-import fcntl
 import gc
 import hashlib
 import json
 import logging
 import math
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fracjax import bundle, configs, data, interrupt, train
-from fracjax.claim import check_claim, write_claim
+from fracjax.claim import alone, check_claim, write_claim
 from fracjax.configs import Config, Execution
 from fracjax.errors import (
     BundleError,
@@ -62,8 +59,9 @@ FIRST_PART = 0.25
 """Part of a run before which no trial is pruned: the learning rate has hardly stopped rising."""
 
 PLACES = 100
-"""Parts of a run after which Optuna knows its figure: that of the last epoch before. So trials are
-compared after the same part of their schedules, also where they differ in ``optimizer.epochs``."""
+"""Parts of a run after which Optuna knows the figure of an epoch: of the first that ended in it, or
+of the last before. So trials are compared after the same part of their schedules, also where they
+differ in ``optimizer.epochs``, or where ``optimizer.patience`` ended some."""
 
 MOST_STARTS = 3
 """Starts of a trial from the same step before it is given up. Where a host's memory runs out the
@@ -80,7 +78,7 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """Trials that count. A repeated draw is put aside as failed, and the sampler ignores it."""
 
-REFUSALS = (UsageError, DataError, WeightsError, BundleError, DivergedError)
+REFUSALS = (UsageError, DataError, WeightsError, BundleError)
 """What is the fault of one trial's settings. A checkpoint that cannot be written is not."""
 
 logger = logging.getLogger(__name__)
@@ -93,8 +91,8 @@ class Standing:
     Attributes:
         trial: The trial at work, counted from 1.
         trials: How many there will be.
-        best: The monitored figure of the best finished trial, the larger the better; ``None``
-            before there is one.
+        best: The monitored figure of the best finished trial, the larger the better as in
+            :class:`fracjax.train.Progress`; ``None`` before there is one.
         run: Where that trial stands.
     """
 
@@ -161,14 +159,14 @@ def run(
     search = _Search(
         config, tuple(axes), workdir, data_dir, trials, weights, execution, images.facts[0].target
     )
-    workdir.mkdir(parents=True, exist_ok=True)
     claim = json.loads(json.dumps(claim))  # as it is read again
-    with _alone(workdir):
+    with alone(workdir):
         check_claim(workdir / CLAIM_NAME, claim)
         write_claim(workdir / CLAIM_NAME, claim)
         study = _open(workdir / STUDY_NAME)
         while (trial := search.next(study)) is not None:
-            search.train(study, trial, report)
+            with alone(search.directory(trial.number)):
+                search.train(study, trial, report)
             gc.collect()  # the next trial needs the memory of this one's arrays and programs
             search.conclude(study)
             interrupt.check()
@@ -212,22 +210,25 @@ class _Search:
         """Train a trial to its end, or until it is pruned or fails, and tell the study."""
         directory, settings = self.directory(trial.number), self.settings(trial)
         logger.info("trial %04d: %s", trial.number, " ".join(settings))
-        finished = [done for done in study.get_trials(deepcopy=False) if done.state in DONE]
-        best = max((done.value for done in finished if done.value is not None), default=None)
+        done = [known for known in study.get_trials(deepcopy=False) if known.state in DONE]
+        finished = (known.value for known in done if known.state == TrialState.COMPLETE)
+        best = max((value for value in finished if value is not None), default=None)
         told = dict(study.trials[trial.number].intermediate_values)  # before it was interrupted
 
+        def tell(value: float, places: range) -> None:
+            for place in places:
+                if place not in told:
+                    told[place] = value
+                    trial.report(value, place)
+
         def show(now: train.Progress) -> None:
-            report(Standing(len(finished) + 1, self.trials, best, now))
+            report(Standing(len(done) + 1, self.trials, best, now))
             if now.monitored is None:
                 return
             place = PLACES * now.step // now.steps
-            last = max(told, default=place)
-            for passed in range(last + 1, place):
-                told[passed] = told[last]
-                trial.report(told[passed], passed)
-            if place not in told:
-                told[place] = now.monitored
-                trial.report(told[place], place)
+            if told:
+                tell(told[max(told)], range(max(told) + 1, place))
+            tell(now.monitored, range(place, place + 1))
             if trial.should_prune():
                 raise optuna.TrialPruned(
                     f"after epoch {now.epoch:g} it was below the median of the finished trials"
@@ -248,6 +249,8 @@ class _Search:
             train.learn(task, directory, self.execution, show)
         except optuna.TrialPruned as pruned:
             _end(study, trial, "pruned", str(pruned))
+        except DivergedError as error:
+            _end(study, trial, "failed", error.what)
         except REFUSALS as error:
             _end(study, trial, "failed", str(error))
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -258,6 +261,7 @@ class _Search:
             trial.set_user_attr("starts", starts[:-1])  # it ended in good order, and goes on so
             raise
         else:
+            tell(told[max(told)], range(max(told) + 1, PLACES + 1))
             study.tell(trial, board.figure(directory, self.config.optimizer.monitor))
 
     def conclude(self, study: optuna.Study) -> Board:
@@ -382,23 +386,3 @@ def _sha256(path: Path) -> str:
         return bundle.load(path).manifest.weights_sha256
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """Hold a working directory, until this process ends in whatever way.
-
-    Raises:
-        UsageError: Another process holds it.
-    """
-    directory = os.open(workdir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another sweep is at work in {workdir}; wait for it, or give another --workdir"
-            ) from None
-        yield
-    finally:
-        os.close(directory)
