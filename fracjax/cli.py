@@ -128,6 +128,8 @@ def audit(
     """
     if report is not None and report.suffix not in (".json", ".md"):
         raise UsageError(f"{report} is neither .json nor .md; name the report so")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f"{report.parent} is no folder; create it, or give another --report")
     from fracjax import data, live
     from fracjax.audit import audit as look
 
@@ -135,10 +137,10 @@ def audit(
     images = {name: data.load(dataset, [name], data_dir) for name in names}
     with live.stages() as show:
         found = look(images, show)
+    typer.echo("\n".join(found.lines()))
     if report is not None:
         text = found.json() if report.suffix == ".json" else found.markdown()
         report.write_text(text, encoding="utf-8")
-    typer.echo("\n".join(found.lines()))
     if found.failed:
         raise typer.Exit(1)
 

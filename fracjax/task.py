@@ -81,15 +81,19 @@ def prepare(
         valid = data.load(config.data.name, config.data.valid, data_dir)
         initial.check_held_out(initial_weights, begin, valid.splits)
         data.check_disjoint(given, valid)
-        _check_classes(valid, "the validation splits hold one class only; choose others")
+        _check_studies(
+            valid, "the studies of the validation splits are of one class only; choose others"
+        )
     if config.data.select > 0:  # or the images that choose would have been learned from
         initial.check_held_out(initial_weights, begin, given.splits)
     learned, selecting = data.hold_out(given, config.data.select, config.seed)
-    _check_classes(learned, "the training splits hold one class only; choose others")
+    if len({fact.label for fact in learned.facts}) < 2:
+        raise DataError("the images of the training splits are of one class only; choose others")
     if config.data.select > 0:
-        _check_classes(
+        _check_studies(
             selecting,
-            f"data.select={config.data.select} keeps one class only to choose by; give more",
+            f"data.select={config.data.select} keeps studies of one class only to choose by; "
+            "give more",
         )
     if len({fact.group for fact in learned.facts}) < 2:
         raise DataError("the training splits hold one group only; choose more splits")
@@ -121,8 +125,8 @@ def training_network(config: Config, axis_name: str | None = None) -> Network:
     )
 
 
-def _check_classes(images: data.Radiographs, refusal: str) -> None:
-    """Make sure that images are of both classes, and so are their studies."""
+def _check_studies(images: data.Radiographs, refusal: str) -> None:
+    """Make sure that the studies that are to be measured are of both classes."""
     studies: dict[str, int] = {}
     for fact in images.facts:  # a study is positive if one of its images is
         studies[fact.study_id] = max(fact.label, studies.get(fact.study_id, 0))

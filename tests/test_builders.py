@@ -352,6 +352,43 @@ def test_frac_atlas_odd_value(tmp_path):
     assert_refused(FracAtlas, manual_dir, tmp_path, "hand 'yes' for IMG0000000", "as released")
 
 
+@pytest.mark.parametrize("content", ['{"images": [', '{"images": []}', "[]", "\xff"])
+def test_frac_atlas_damaged_boxes(content, tmp_path):
+    manual_dir = copy_archive(FracAtlas, tmp_path)
+    boxes = manual_dir / "FracAtlas/Annotations/COCO JSON/COCO_fracture_masks.json"
+    boxes.write_text(content, encoding="latin-1")
+    assert_refused(FracAtlas, manual_dir, tmp_path, boxes.name, "as released")
+
+
+def test_frac_atlas_odd_name(tmp_path):
+    manual_dir = copy_archive(FracAtlas, tmp_path)
+    table = manual_dir / "FracAtlas/dataset.csv"
+    table.write_text(table.read_text().replace("IMG0000020", "X"))
+    assert_refused(FracAtlas, manual_dir, tmp_path, "image_id 'X.jpg'", "as released")
+
+
+@pytest.mark.parametrize(
+    ("builder_class", "name"),
+    [
+        (FracAtlas, "FracAtlas/dataset.csv"),
+        (GrazpedwriDx, "GRAZPEDWRI-DX/dataset.csv"),
+        (RsnaCervicalSpine, "rsna-2022-cervical-spine-fracture-detection/train.csv"),
+        (Mura, "MURA-v1.1/train_image_paths.csv"),
+    ],
+)
+def test_a_table_that_is_no_text(builder_class, name, tmp_path):
+    manual_dir = copy_archive(builder_class, tmp_path)
+    (manual_dir / name).write_bytes(b"\xff\xfe" + (manual_dir / name).read_bytes())
+    assert_refused(builder_class, manual_dir, tmp_path, name, "no text", "as released")
+
+
+def test_an_archive_that_was_cut_short(tmp_path):
+    manual_dir = copy_archive(FracAtlas, tmp_path)
+    table = manual_dir / "FracAtlas/dataset.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:4]))
+    assert_refused(FracAtlas, manual_dir, tmp_path, "too few for 5 folds", "whole archive")
+
+
 def test_frac_atlas_missing_file(tmp_path):
     manual_dir = copy_archive(FracAtlas, tmp_path)
     (manual_dir / "FracAtlas/images/Non_fractured/IMG0000020.jpg").unlink()

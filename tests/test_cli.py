@@ -186,6 +186,12 @@ def test_a_bundle_that_cannot_be_read_is_one_line(fracjax, image, tmp_path):
         tmp_path.chmod(0o700)
 
 
+def test_an_audit_that_could_not_be_reported_is_not_begun(fracjax, tmp_path):
+    report = tmp_path / "none/report.md"
+    said = refused(fracjax("data", "audit", "frac_atlas", "--report", report))
+    assert f"{report.parent} is no folder" in said  # and not that the data set is missing
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_run_shows_its_steps_and_what_follows_them(is_terminal):
     now = Progress(120, 480, 1.5, 0.4321, 812.3, 75.0, None, "loss", None)

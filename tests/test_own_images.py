@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,6 +278,7 @@ def test_images_of_one_patient_share_a_group_and_studies_stay_in_one(found):
         ("boxes", "70 2 20 3", ("patient0_2.png", "beyond the 80 x 64")),
         ("split", "", ("line 3", "'' for split")),
         ("split", "fold 1", ("line 3", "'fold 1' for split")),
+        ("split", "all", ("line 3", "'all' for split")),
     ],
 )
 def test_a_value_that_cannot_be_used(column, value, words, folder, tmp_path):
@@ -290,12 +292,15 @@ def test_a_value_that_cannot_be_used(column, value, words, folder, tmp_path):
     assert "MRN" not in message
 
 
-def test_a_file_outside_the_folder(folder, tmp_path):
+@pytest.mark.parametrize("given", ["whole", "."])
+def test_a_file_outside_the_folder(given, folder, tmp_path, monkeypatch):
     shutil.copy(folder / "images/patient0_1.png", tmp_path / "outside.png")
     rows = read_rows(folder)
     rows[0]["image"] = "../outside.png"
     write_rows(folder, rows)
-    assert_refused(folder, tmp_path, "line 2", "outside", "inside the folder")
+    monkeypatch.chdir(folder)
+    archive = folder if given == "whole" else Path(given)
+    assert_refused(archive, tmp_path, "line 2", "outside", "inside the folder")
 
 
 def test_all_faults_are_counted(folder, tmp_path):
@@ -384,6 +389,12 @@ def test_folders_of_which_some_lie_in_splits(tmp_path):
     make_folders(tmp_path / "mine")
     make_folders(tmp_path / "mine", split="valid", patients=2, nested=False)
     assert_refused(tmp_path / "mine", tmp_path, "no split", "each")
+
+
+@pytest.mark.parametrize("split", ["hospital A", "all", "a,b"])
+def test_folders_that_cannot_be_splits(split, tmp_path):
+    make_folders(tmp_path / "mine", split=split)
+    assert_refused(tmp_path / "mine", tmp_path, repr(split), "stands for a split")
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -10,6 +10,7 @@ import pytest
 
 import fracjax as fj
 from fracjax import bundle, evaluate, finish, gate, gate_fitting, labels, metrics, train
+from fracjax.claim import alone
 from fracjax.errors import BundleError, DataError, TrainingError, UsageError, WeightsError
 from fracjax.image.anatomy import SCOPES
 from fracjax.task import prepare
@@ -92,6 +93,45 @@ def test_figures_are_those_of_the_bundle_as_stored(finished, data_dir):
     with (workdir / "valid_predictions.csv").open(newline="") as file:
         predicted = [float(row["likelihood"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(scorer.score(np.stack(squares)).likelihoods, predicted, atol=0.01)
+
+
+def test_the_best_epoch_is_the_model_and_patience_ends_a_run(
+    tiny_config, data_dir, tmp_path, monkeypatch
+):
+    """The figures are made up. Started again, the run that ended early takes no further step."""
+    figures = [0.6, 0.9, 0.5, 0.7, 0.95, 0.95]
+    judged = []
+
+    class Judge:
+        def __init__(self, task):
+            pass
+
+        def __call__(self, variables):
+            judged.append(variables)
+            return {}, figures[len(judged) - 1]
+
+    monkeypatch.setattr(train, "Judge", Judge)
+    config = replace(
+        tiny_config,
+        data=replace(tiny_config.data, select=0.35),
+        model=replace(tiny_config.model, name="small_cnn"),
+        optimizer=replace(tiny_config.optimizer, epochs=len(figures), patience=2),
+    )
+    task = prepare(config, data_dir)
+    for _ in range(2):
+        learned = train.learn(task, tmp_path / "run")
+        assert len(judged) == 4
+        assert learned.keys() == judged[1].keys()
+        for name, value in learned.items():
+            np.testing.assert_array_equal(value, judged[1][name])
+    assert any((judged[1][name] != judged[3][name]).any() for name in judged[1])
+
+
+def test_a_directory_holds_one_run_at_a_time(tiny_config, data_dir, tmp_path):
+    with alone(tmp_path):
+        message = refusal(UsageError, tiny_config, tmp_path, data_dir=data_dir)
+    assert "another process is at work" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 # The gate
@@ -286,7 +326,27 @@ def test_splits_of_one_class(side, tiny_config, data_dir, tmp_path, monkeypatch)
 
     monkeypatch.setattr(train.data, "load", load_one_class)
     message = refusal(DataError, tiny_config, tmp_path, data_dir=data_dir)
-    assert f"{side} splits hold one class" in message
+    assert f"of the {side} splits are of one class" in message
+
+
+def test_studies_need_both_classes_where_they_are_measured_only(
+    tiny_config, data_dir, tmp_path, monkeypatch
+):
+    """Of a study with a fracture, another view may show none; to learn from, images count."""
+    load = train.data.load
+
+    def load_in_studies(name, splits, data_dir):
+        images = load(name, splits, data_dir)
+        if splits == mixed:
+            images._records = [record | {"study_id": b"one"} for record in images._records]
+        return images
+
+    monkeypatch.setattr(train.data, "load", load_in_studies)
+    mixed = tiny_config.data.train
+    assert len(prepare(tiny_config, data_dir).learned) > 0
+    mixed = tiny_config.data.valid
+    message = refusal(DataError, tiny_config, tmp_path, data_dir=data_dir)
+    assert "the studies of the validation splits" in message
 
 
 def test_a_run_goes_on_with_the_images_it_began_with_only(

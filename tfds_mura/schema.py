@@ -24,7 +24,7 @@ import csv
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,14 +126,25 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
     """Read a csv file that has a header.
 
     Raises:
-        DataError: One of ``columns`` is missing.
+        DataError: One of ``columns`` is missing, or it is no text.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, restval="")
-        missing = columns - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{path} has no column {min(missing)}; use the file as released")
-        return list(reader)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    missing = columns - set(reader.fieldnames or ())
+    if missing:
+        raise DataError(f"{path} has no column {min(missing)}; use the file as released")
+    return list(reader)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of an archive, with its line ends as they are.
+
+    Raises:
+        DataError: It is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text in UTF-8; use the file as released") from None
 
 
 def ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -228,17 +239,28 @@ def box(top: float, left: float, bottom: float, right: float) -> tfds.features.B
     return tfds.features.BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)
 
 
-def assign_folds(labels: Sequence[int], groups: Sequence[str]) -> list[list[int]]:
+def assign_folds(labels: list[int], groups: list[str]) -> list[list[int]]:
     """Divide images into :data:`FOLDS` folds of like size and rate that share no group.
 
     Returns:
         For each fold, the indices of its images; the same for the same labels and groups.
 
     Raises:
-        ValueError: There are too few groups, or too few images of either class.
+        DataError: There are too few groups, or too few images of either class.
     """
-    folds = StratifiedGroupKFold(FOLDS).split(np.zeros(len(labels)), labels, groups)
-    return [held_out.tolist() for _, held_out in folds]
+    try:
+        folds = [
+            held_out.tolist()
+            for _, held_out in StratifiedGroupKFold(FOLDS).split(labels, labels, groups)
+        ]
+    except ValueError:
+        folds = []
+    if not folds or not all(folds):
+        raise DataError(
+            f"{len(set(groups))} groups and {min(labels.count(0), labels.count(1))} images of the "
+            f"rarer class are too few for {FOLDS} folds; use the whole archive"
+        )
+    return folds
 
 
 def unusable(path: Path, why: str) -> str:

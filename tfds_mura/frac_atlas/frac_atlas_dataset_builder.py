@@ -1,6 +1,7 @@
 """FracAtlas (Abedeen et al., Scientific Data 10:521, 2023) for TFDS."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from tfds_mura import schema
 
 GROUP_BLOCK = 20
 """Consecutive ids are often views of one patient; without ``groups.csv``, blocks share a group."""
+
+NAME = re.compile(r"IMG(?P<number>\d+)\.jpg", re.ASCII)
 
 REGIONS = ("hand", "leg", "hip", "shoulder")
 VIEWS = ("frontal", "lateral", "oblique")
@@ -110,6 +113,8 @@ def read_rows(root: Path) -> list[dict[str, str]]:
         odd = [name for name in flags if row[name] not in ("0", "1")]
         if not row["fracture_count"].isdecimal():
             odd.append("fracture_count")
+        if not NAME.fullmatch(row["image_id"]):
+            odd.append("image_id")
         if odd:
             raise DataError(
                 f"{path} has {odd[0]} {row[odd[0]]!r} for {row['image_id']}; "
@@ -147,7 +152,8 @@ def read_groups(root: Path, names: list[str]) -> dict[str, str]:
     """
     path = root / "groups.csv"
     if not path.exists():
-        return {name: f"block-{int(Path(name).stem[3:]) // GROUP_BLOCK}" for name in names}
+        numbers = {name: int(NAME.sub(r"\g<number>", name)) for name in names}
+        return {name: f"block-{number // GROUP_BLOCK}" for name, number in numbers.items()}
     known = {
         row["image_id"]: row["group"] for row in schema.read_table(path, {"image_id", "group"})
     }
@@ -168,19 +174,26 @@ def assign_folds(rows: list[dict[str, str]], groups: dict[str, str]) -> list[lis
 
 
 def read_boxes(root: Path) -> dict[str, list[tfds.features.BBox]]:
-    """Read the boxes of the fractures, relative to the picture as EXIF orients it."""
-    coco = json.loads((root / COCO).read_text(encoding="utf-8"))
-    images = {image["id"]: image for image in coco["images"]}
+    """Read the boxes of the fractures, relative to the picture as EXIF orients it.
+
+    Raises:
+        DataError: The file is not whole.
+    """
     boxes: dict[str, list[tfds.features.BBox]] = {}
-    for annotation in coco["annotations"]:
-        image = images[annotation["image_id"]]
-        left, top, width, height = annotation["bbox"]
-        boxes.setdefault(image["file_name"], []).append(
-            schema.box(
-                top / image["height"],
-                left / image["width"],
-                (top + height) / image["height"],
-                (left + width) / image["width"],
+    try:
+        coco = json.loads(schema.read_text(root / COCO))
+        images = {image["id"]: image for image in coco["images"]}
+        for annotation in coco["annotations"]:
+            image = images[annotation["image_id"]]
+            left, top, width, height = annotation["bbox"]
+            boxes.setdefault(image["file_name"], []).append(
+                schema.box(
+                    top / image["height"],
+                    left / image["width"],
+                    (top + height) / image["height"],
+                    (left + width) / image["width"],
+                )
             )
-        )
+    except (ValueError, TypeError, LookupError, ZeroDivisionError):
+        raise DataError(f"{root / COCO} is damaged; use the file as released") from None
     return boxes

@@ -148,7 +148,7 @@ def read_boxes(path: Path) -> Boxes:
         DataError: A line is not as the release has it.
     """
     boxes: Boxes = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = schema.read_text(path).splitlines() if path.exists() else []
     for line in filter(str.strip, lines):
         try:
             index, *numbers = line.split()

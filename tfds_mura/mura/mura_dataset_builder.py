@@ -1,6 +1,7 @@
 """MURA-v1.1 (Rajpurkar et al., arXiv 1712.06957) for TFDS."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,10 +154,10 @@ def read_rows(path: Path, columns: int) -> list[list[str]]:
     """Read a list of the release: csv without a header.
 
     Raises:
-        DataError: A line has more or fewer than ``columns``.
+        DataError: A line has more or fewer than ``columns``, or it is no text.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
+    text = io.StringIO(schema.read_text(path), newline="")
+    rows = [row for row in csv.reader(text) if row]
     for row in rows:
         if len(row) != columns:
             raise DataError(

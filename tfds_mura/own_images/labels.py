@@ -40,8 +40,12 @@ FINDING = "finding:"
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 """As spreadsheets and pandas write them."""
 
-SPLIT = re.compile(r"[A-Za-z]\w*", re.ASCII)
+SPLIT = re.compile(r"(?!all$)[A-Za-z]\w*", re.ASCII)
+"""What a split may be named. TFDS means each of them by ``all``."""
+
 NAME = re.compile(r"[\w./+:-]+")
+
+SPLIT_WAY_OUT = "write a word of letters and digits, such as train or valid, and not all"
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels of the upright picture."""
@@ -122,7 +126,8 @@ def read_folders(root: Path) -> list[Labelled]:
     (``train/fracture/``). A folder below it stands for a patient.
 
     Raises:
-        DataError: No file lies in such a folder, or both kinds of label occur.
+        DataError: No file lies in such a folder, both kinds of label occur, or a folder's name can
+            be none of a split.
     """
     images = []
     for path in sorted(root.rglob("*")):
@@ -131,6 +136,10 @@ def read_folders(root: Path) -> list[Labelled]:
         hidden = any(part.startswith(".") for part in parts)  # ._image1.png of macOS, .DS_Store
         if depth is None or hidden or not path.is_file():
             continue
+        if depth == 1 and not SPLIT.fullmatch(parts[0]):
+            raise DataError(
+                f"{root} holds the folder {parts[0]!r}, which stands for a split; {SPLIT_WAY_OUT}"
+            )
         target, label = CLASS_FOLDERS[parts[depth]]
         source = "/".join(parts)
         images.append(
@@ -223,7 +232,7 @@ def _labelled(where: str, row: dict[str, str], target: Target, root: Path) -> La
     if "patient" in row and not row["patient"]:
         raise Fault(f"{where} has no patient; fill it in, or take the column away")
     if "split" in row and not SPLIT.fullmatch(row["split"]):
-        raise Fault(f"{where} has {row['split']!r} for split; write a word such as train or valid")
+        raise Fault(f"{where} has {row['split']!r} for split; {SPLIT_WAY_OUT}")
     findings = []
     for column in row:
         if column.startswith(FINDING):
@@ -252,14 +261,16 @@ def _source(where: str, name: str, root: Path) -> str:
     """The path of a file inside the folder, also where it was written on Windows."""
     if not name:
         raise Fault(f"{where} names no image; fill it in, or delete the line")
+    here = root.absolute()  # . holds .. for is_relative_to
+    folder = os.path.normpath(here)  # leaves links as they are
     for written in (name, name.replace("\\", "/")):
-        path = Path(os.path.normpath(root / written))
+        path = Path(os.path.normpath(here / written))
         if path.is_file():
-            if not path.is_relative_to(os.path.normpath(root)):
+            if not path.is_relative_to(folder):
                 raise Fault(
                     f"{where} names {name}, which is outside; give a path inside the folder"
                 )
-            return path.relative_to(os.path.normpath(root)).as_posix()
+            return path.relative_to(folder).as_posix()
     raise Fault(f"{where} names {name}, which is no file; give its path as seen from {root}")
 
 

@@ -194,14 +194,12 @@ def divide(root: Path, images: Sequence[Labelled]) -> dict[str, list[Labelled]]:
         labels, groups = [image.label for image in images], [image.patient for image in images]
         try:
             folds = schema.assign_folds(labels, groups)
-        except ValueError:
-            folds = []
-        if not folds or not all(folds):
+        except DataError:
             raise DataError(
                 f"{root} holds {len(set(groups))} patients and {min(labels.count(0), sum(labels))} "
                 f"images of the rarer class, too few for {schema.FOLDS} folds; say which patient "
                 "an image is of, or give a split for each"
-            )
+            ) from None
         return {f"fold_{n}": [images[index] for index in fold] for n, fold in enumerate(folds)}
     if len(named) < len(images):
         other = next(image for image in images if not image.split)
