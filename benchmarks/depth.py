@@ -1,6 +1,6 @@
 """How far does rounding a picture to fewer bits move its likelihood?
 
-    python benchmarks/depth.py ../shared/data/FracAtlas/images --images 300
+    python benchmarks/depth.py FOLDER --images 300
 
 Takes radiographs at random and halves them, which gives them finer levels than they were stored in.
 Prints, for each number of bits, how far the likelihoods of the rounded pictures lie from those of
