@@ -1,6 +1,6 @@
 """How often sound radiographs are taken for damaged or badly shown, and damaged ones for sound.
 
-    python benchmarks/reading.py FOLDER ...
+    python benchmarks/reading.py FOLDER FILE ...
 
 The first argument is a folder of JPEG radiographs as they were shown; each of the others is an
 uncompressed DICOM radiograph, which is compressed, damaged and decoded again. Prints, for the
