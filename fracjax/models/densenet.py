@@ -97,12 +97,11 @@ class DenseNet(ConvNet):
         self.dropout = Dropout(dropout)
         self.head = layers.last(channels, outputs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Score pictures, as :class:`~fracjax.models.layers.ConvNet` says."""
+    def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Give maps and features, as :class:`~fracjax.models.layers.ConvNet` says."""
         x = stem_pool(nnx.relu(self.stem_norm(self.stem(x))))
         means = []
         for stage in self.stages:
             x = stage(x)
             means.append(mean_over_picture(x))
-        pooled = mean_over_picture(nnx.relu(self.norm(x)))
-        return self.head(self.dropout(pooled, keys)), means[self.feature_stage - 1]
+        return nnx.relu(self.norm(x)), means[self.feature_stage - 1]

@@ -27,11 +27,15 @@ class ConvNet(nnx.Module):
             one's tell less of what kind of picture this is: what does not matter for the label,
             such as black and white exchanged, is gone from it.
         features: How many there are.
+        dropout: Of the head's inputs.
+        head: The last linear layer.
     """
 
     parts: ClassVar[Mapping[str, int]]
     feature_stage: ClassVar[int]
     features: int
+    dropout: "Dropout"
+    head: nnx.Linear
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Score normalised pictures; heights and widths of 32 pixels or more.
@@ -44,7 +48,17 @@ class ConvNet(nnx.Module):
             float32 logits (batch, outputs); and float32 features (batch, ``features``): the mean
             over the picture of what ``feature_stage`` puts out.
         """
+        maps, features = self.maps(x)
+        return self.logits(maps, keys), features
+
+    def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Give what the head judges, (batch, height / 32, width / 32, channels); and features."""
         raise NotImplementedError
+
+    def logits(self, maps: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Judge maps by their mean over the picture: float32 logits (batch, outputs)."""
+        judged: jax.Array = self.head(self.dropout(mean_over_picture(maps), keys))
+        return judged
 
     def part_of(self, path: Sequence[Any]) -> int:
         """Give the part that a variable or a module belongs to."""

@@ -127,13 +127,12 @@ class ResNet(ConvNet):
         self.dropout = Dropout(dropout)
         self.head = layers.last(widths[-1], outputs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Score pictures, as :class:`~fracjax.models.layers.ConvNet` says."""
+    def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Give maps and features, as :class:`~fracjax.models.layers.ConvNet` says."""
         x = stem_pool(nnx.relu(self.stem_norm(self.stem(x))))
-        pooled = []
+        means = []
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-            pooled.append(mean_over_picture(x))
-        logits = self.head(self.dropout(pooled[-1], keys))
-        return logits, pooled[self.feature_stage - 1]
+            means.append(mean_over_picture(x))
+        return x, means[self.feature_stage - 1]

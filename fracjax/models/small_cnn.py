@@ -44,12 +44,11 @@ class SmallCNN(ConvNet):
         self.dropout = Dropout(dropout)
         self.head = layers.last(in_channels, outputs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Score pictures, as :class:`~fracjax.models.layers.ConvNet` says."""
+    def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Give maps and features, as :class:`~fracjax.models.layers.ConvNet` says."""
         means = []
         for stage in self.stages:
             for block in stage:
                 x = block(x)
             means.append(mean_over_picture(x))
-        logits = self.head(self.dropout(means[-1], keys))
-        return logits, means[self.feature_stage - 1]
+        return x, means[self.feature_stage - 1]

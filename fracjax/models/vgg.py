@@ -66,20 +66,24 @@ class VGG(ConvNet):
             self.hidden2 = layers.hidden(HIDDEN, HIDDEN)
         self.head = layers.last(HIDDEN if self.is_published else in_channels, outputs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Score pictures, as :class:`~fracjax.models.layers.ConvNet` says."""
+    def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Give maps and features, as :class:`~fracjax.models.layers.ConvNet` says."""
         means = []
         for stage in self.stages:
             for block in stage:
                 x = block(x)
             x = nnx.max_pool(x, (2, 2), strides=(2, 2))
             means.append(mean_over_picture(x))
-        y = means[-1]
-        if self.is_published:
-            cells = adaptive_mean(x, POOLED)
-            y = nnx.relu(self.hidden1(cells.reshape(len(cells), -1)))
-            y = nnx.relu(self.hidden2(self.hidden_dropout(y, keys)))
-        return self.head(self.dropout(y, keys)), means[self.feature_stage - 1]
+        return x, means[self.feature_stage - 1]
+
+    def logits(self, maps: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Judge maps, as :class:`~fracjax.models.layers.ConvNet` says."""
+        if not self.is_published:
+            return super().logits(maps, keys)
+        cells = adaptive_mean(maps, POOLED)
+        y = nnx.relu(self.hidden1(cells.reshape(len(cells), -1)))
+        y = nnx.relu(self.hidden2(self.hidden_dropout(y, keys)))
+        return self.head(self.dropout(y, keys))
 
 
 def adaptive_mean(x: jax.Array, size: int) -> jax.Array:
