@@ -38,7 +38,8 @@ from fracjax import data, files, interrupt, metrics, train
 from fracjax.configs import Config, Data, Execution, Model, Optimizer, Preprocess, override
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
 from fracjax.errors import FracjaxError, UsageError
-from fracjax.figure import Figure
+from fracjax.figure import Figure, Undefined
+from fracjax.metrics import ranking
 from fracjax.models import Network
 from fracjax.notice import NOTICE
 from fracjax.task import prepare
@@ -167,18 +168,17 @@ def measure(
 def line(name: str, result: Result, baseline: Result, facts: Sequence[data.Example]) -> str:
     """Write a row of the table: its figure over the validation images, and how it differs."""
     row = ROWS[name]
-    labels = np.array([fact.label for fact in facts])
-    groups = np.array([fact.group for fact in facts])
+    sample = metrics.Sample.of(
+        [fact.label for fact in facts], result.likelihoods, [fact.group for fact in facts]
+    )
     settings = (*row.settings, *(() if row.pretrained else ("from scratch",)))
     cells = [
         name,
         ", ".join(settings),
-        _shown(metrics.auroc(labels, result.likelihoods, groups), ""),
+        _shown(metrics.measure(ranking.auroc, sample), ""),
         ""
         if name == BASELINE
-        else _shown(
-            metrics.auroc_difference(labels, result.likelihoods, baseline.likelihoods, groups), "+"
-        ),
+        else _shown(metrics.difference(ranking.auroc, sample, baseline.likelihoods), "+"),
         f"{result.seconds:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -203,7 +203,9 @@ def table(lines: Sequence[str], facts: Sequence[data.Example], protocol: Config)
     return head + "".join(f"{line}\n" for line in lines)
 
 
-def _shown(figure: Figure, sign: str) -> str:
+def _shown(figure: Figure | Undefined, sign: str) -> str:
+    if isinstance(figure, Undefined):
+        return str(figure)
     value, low, high = (
         format(number, f"{sign}.3f") for number in (figure.value, figure.low, figure.high)
     )

@@ -24,7 +24,37 @@ class Figure:
     groups: int
 
     def __str__(self) -> str:
+        return self.shown()
+
+    def shown(self, sign: str = "") -> str:
+        """Give the figure in words; with ``+`` as sign, as a difference."""
+        value, low, high = (
+            format(number, f"{sign}.3f") for number in (self.value, self.low, self.high)
+        )
         return (
-            f"{self.value:.3f} (95 % interval {self.low:.3f} to {self.high:.3f}; n = {self.n}, "
-            f"{self.positives} positive, {self.groups} groups)"
+            f"{value} (95 % interval {low} to {high}; n = {self.n}, {self.positives} positive, "
+            f"{self.groups} groups)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Undefined:
+    """Why there is no figure of some cases.
+
+    Attributes:
+        reason: In a few words.
+        n: Cases.
+        positives: Cases with a positive label.
+        groups: Patients or leakage groups.
+    """
+
+    reason: str
+    n: int
+    positives: int
+    groups: int
+
+    def __str__(self) -> str:
+        return (
+            f"undefined: {self.reason} (n = {self.n}, {self.positives} positive, "
+            f"{self.groups} groups)"
         )

@@ -16,7 +16,8 @@ from fracjax import data
 from fracjax.audit import audit, duplicates, shortcuts
 from fracjax.audit.report import Pair
 from fracjax.errors import DataError
-from fracjax.figure import Figure
+from fracjax.figure import Figure, Undefined
+from fracjax.metrics import Sample, measure, ranking
 
 HEIGHT, WIDTH = 140, 120
 
@@ -375,9 +376,9 @@ def test_the_adjusted_area_counts_pairs_within_strata(seed):
         for j in range(n)
         if labels[i] and not labels[j] and strata[i] == strata[j]
     ]
-    figure = shortcuts.adjusted_auroc(labels, scores.astype(float), strata, groups)
+    figure = measure(ranking.within(strata), Sample.of(labels, scores, groups))
     if not pairs:
-        assert figure is None
+        assert isinstance(figure, Undefined)
     else:
         assert isinstance(figure, Figure)
         assert figure.value == pytest.approx(np.mean(pairs))

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from fracjax.figure import Figure
+from fracjax.metrics import Sample, measure, ranking
 
 FOLDS = 5
 
@@ -23,9 +24,6 @@ FEWEST_GROUPS = 10
 SMALL_EFFECT, MEDIUM_EFFECT = 0.556, 0.638
 """AUROCs of Cohen's d = 0.2 and 0.5, by Phi(d / sqrt 2) (Rice and Harris, Law and Human Behavior
 29:615, 2005, table 1)."""
-
-DRAWS = 1000
-"""Of the bootstrap."""
 
 FEWEST_MARKED = 10
 """Images of one value under which it is not looked at whether their label is always the same."""
@@ -151,51 +149,9 @@ def predictability(
         model.fit(rows[learned], labels[learned])
         scores[held_out] = model.predict_proba(rows[held_out])[:, 1]
         folds[held_out] = fold
-    return adjusted_auroc(labels, scores, part_codes.ravel() * FOLDS + folds, members)
-
-
-def adjusted_auroc(
-    labels: NDArray[np.int64],
-    scores: NDArray[np.float64],
-    strata: NDArray[np.float64],
-    groups: NDArray[np.str_],
-) -> Figure | None:
-    """Measure the area under the ROC curve over pairs of one stratum.
-
-    Args:
-        labels: (n,), 0 or 1.
-        scores: (n,); higher is more likely positive.
-        strata: (n,); pairs of two strata are not compared.
-        groups: (n,) names; the 95 % percentile interval draws whole groups.
-
-    Returns:
-        The figure, or ``None`` if no stratum has both labels.
-    """
-    names, members = np.unique(groups, return_inverse=True)
-    draws = np.random.default_rng(0).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=DRAWS
-    )
-    weights = np.concatenate([np.ones((1, len(names))), draws])  # first the images as they are
-    ordered, pairs = np.zeros(DRAWS + 1), np.zeros(DRAWS + 1)
-    for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        rows = rows[np.argsort(scores[rows], kind="stable")]
-        ties = np.unique(scores[rows], return_index=True)[1]
-        for start in range(0, DRAWS + 1, 100):  # bounds the memory
-            part = slice(start, start + 100)
-            weight = weights[part][:, members[rows]]
-            positive = np.add.reduceat(weight * (labels[rows] == 1), ties, axis=1)
-            negative = np.add.reduceat(weight * (labels[rows] == 0), ties, axis=1)
-            below = np.cumsum(negative, axis=1) - negative / 2
-            ordered[part] += (positive * below).sum(axis=1)
-            pairs[part] += positive.sum(axis=1) * negative.sum(axis=1)
-    if pairs[0] == 0:
-        return None
-    areas = ordered[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(areas[1:], [0.025, 0.975])
-    return Figure(
-        float(areas[0]), float(low), float(high), len(labels), int(labels.sum()), len(names)
-    )
+    _, strata = np.unique(part_codes.ravel() * FOLDS + folds, return_inverse=True)
+    figure = measure(ranking.within(strata), Sample(labels, scores, members))
+    return figure if isinstance(figure, Figure) else None
 
 
 @dataclass(frozen=True, slots=True)

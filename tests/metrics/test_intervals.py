@@ -1,0 +1,268 @@
+"""Intervals: what is drawn, how often they cover, and where there are none."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+from sklearn.metrics import roc_auc_score
+
+from fracjax.figure import Figure, Undefined
+from fracjax.metrics import (
+    Sample,
+    auroc,
+    decisions,
+    delong,
+    difference,
+    intervals,
+    measure,
+    ranking,
+)
+
+SENSITIVITY = decisions.at_threshold(decisions.sensitivity, 0.5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws():
+    """Draw less often: what holds for many draws of the bootstrap holds for some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 200)
+        yield
+
+
+def sample(n, seed):
+    """Labels of both classes, and scores that tell them apart a little."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3 == 0
+    return labels.astype(int), rng.normal(labels, 1.5).round(1)
+
+
+def clustered(seed, groups, spread, rate=0.4, distance=1):
+    """Draw patients with two images each, which share a part of how hard they are."""
+    rng = np.random.default_rng(seed)
+    members = np.arange(groups).repeat(2)
+    labels = (rng.random(groups) < rate).astype(int)[members]
+    shared = rng.normal(0, spread, groups)[members]
+    scores = distance * labels + shared + rng.normal(0, np.sqrt(1 - spread**2), 2 * groups)
+    return Sample.of(labels, scores, members)
+
+
+def test_by_hand():
+    # Of the 2 x 3 pairs, the positive is above in 4 and level in 1: 4.5 of 6.
+    figure = auroc([1, 1, 0, 0, 0], [0.9, 0.4, 0.4, 0.1, 0.6], list("abcde"))
+    assert figure.value == pytest.approx(4.5 / 6)
+    assert (figure.n, figure.positives, figure.groups) == (5, 2, 5)
+
+
+@settings(max_examples=5, deadline=None)
+@given(n=st.integers(12, 40), seed=st.integers(0, 1000))
+def test_agrees_with_sklearn_inside_its_interval(n, seed):
+    labels, scores = sample(n, seed)
+    groups = [f"patient {i // 2}" for i in range(n)]
+    figure = auroc(labels, scores, groups)
+    assert figure.value == pytest.approx(roc_auc_score(labels, scores))
+    assert 0 <= figure.low <= figure.value <= figure.high <= 1
+    assert (figure.n, figure.positives, figure.groups) == (n, labels.sum(), len(set(groups)))
+
+
+def test_copies_of_a_case_widen_the_interval_only_where_they_are_taken_for_cases():
+    labels, scores = sample(60, 0)
+    groups = np.arange(60).astype(str)
+    once = auroc(labels, scores, groups)
+    copied = auroc(labels.repeat(4), scores.repeat(4), groups.repeat(4))
+    naive = auroc(labels.repeat(4), scores.repeat(4), np.arange(240).astype(str))
+    assert copied.value == pytest.approx(once.value)
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    assert naive.high - naive.low < 0.6 * (copied.high - copied.low)
+
+
+@settings(max_examples=10, deadline=None)
+@given(n=st.integers(8, 40), groups=st.integers(4, 9), seed=st.integers(0, 1000))
+def test_the_intervals_are_those_of_sklearn_on_each_draw(n, groups, seed):
+    labels, scores = sample(n, seed)
+    others = -(scores**2)
+    members = np.arange(n) % groups
+    areas, differences = [], []
+    for weights in intervals.weights_of(members, seed):
+        for times in weights.astype(int):
+            shown = labels.repeat(times)
+            if 0 < shown.sum() < len(shown):
+                areas.append(roc_auc_score(shown, scores.repeat(times)))
+                differences.append(areas[-1] - roc_auc_score(shown, others.repeat(times)))
+    cases = Sample.of(labels, scores, members)
+    figure = measure(ranking.auroc, cases, seed=seed)
+    rarer = len(set(members[labels == 1]))
+    if rarer < 2:
+        assert (figure.low, figure.high) == (0, 1)
+        return
+    widened = stats.t.ppf(0.975, min(rarer, groups) - 1) * np.sqrt(groups / (groups - 1))
+    area = roc_auc_score(labels, scores)
+    reach = widened * np.std(areas, ddof=1) / (area * (1 - area))
+    expected = special.expit(special.logit(area) + np.array([-reach, reach]))
+    assert (figure.low, figure.high) == pytest.approx(expected)
+    figure = difference(ranking.auroc, cases, others, seed=seed)
+    apart = area - roc_auc_score(labels, others)
+    assert figure.value == pytest.approx(apart)
+    reach = widened * np.std(differences, ddof=1)
+    assert (figure.low, figure.high) == pytest.approx((apart - reach, apart + reach))
+
+
+def test_a_draw_holds_whole_groups():
+    members = np.array([0, 0, 1, 2, 2, 2])
+    for weights in intervals.weights_of(members, 0):
+        assert (weights.sum(axis=1) > 0).all()
+        for group in range(3):
+            assert (np.ptp(weights[:, members == group], axis=1) == 0).all()
+        drawn = weights[:, [0, 2, 3]]
+        assert (drawn.sum(axis=1) == 3).all()
+
+
+def test_a_model_is_no_better_than_itself():
+    labels, scores = sample(30, 2)
+    figure = difference(ranking.auroc, Sample.of(labels, scores, np.arange(30)), 2 * scores)
+    assert (figure.value, figure.low, figure.high) == (0, 0, 0)
+
+
+def test_the_seed_decides_the_interval():
+    labels, scores = sample(30, 1)
+    groups = np.arange(30).astype(str)
+    assert auroc(labels, scores, groups) == auroc(labels, scores, groups)
+    one, other = (auroc(labels, scores, groups, seed=seed) for seed in (1, 2))
+    assert one.value == other.value
+    assert (one.low, one.high) != (other.low, other.high)
+
+
+def test_a_figure_in_words_has_its_cases_and_interval():
+    text = str(Figure(0.8123, 0.7, 0.9, n=100, positives=20, groups=50))
+    assert text == "0.812 (95 % interval 0.700 to 0.900; n = 100, 20 positive, 50 groups)"
+
+
+def test_nothing_is_certain_because_no_case_was_missed():
+    """Of 10 groups that were all right, each as one case: 0.025 ** (1 / 10)."""
+    labels = [0, 1] * 10
+    figure = auroc(labels, labels, np.arange(20))
+    assert (figure.value, figure.high) == (1, 1)
+    assert figure.low == pytest.approx(stats.binomtest(10, 10).proportion_ci(0.95).low)
+    inverted = auroc(labels, [-label for label in labels], np.arange(20))
+    assert (inverted.value, inverted.low) == (0, 0)
+    assert inverted.high == pytest.approx(1 - figure.low)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "reason"),
+    [
+        ([1, 1, 1], "abc", "there are no negatives"),
+        ([0, 0, 0], "abc", "there are no positives"),
+    ],
+)
+def test_where_there_is_no_figure_it_says_why(labels, groups, reason):
+    figure = auroc(labels, np.arange(len(labels)), list(groups))
+    assert figure == Undefined(reason, len(labels), sum(labels), len(set(groups)))
+    assert str(figure).startswith(f"undefined: {reason} (n = {len(labels)}")
+
+
+@pytest.mark.parametrize("groups", ["aabc", "abcc", "aaaa"])
+def test_of_one_group_nothing_is_known_but_the_value(groups):
+    cases = Sample.of([1, 1, 0, 0], [0.9, 0.3, 0.5, 0.1], list(groups))
+    figure = measure(ranking.auroc, cases)
+    assert (figure.value, figure.low, figure.high) == (0.75, 0, 1)
+    apart = difference(ranking.auroc, cases, -cases.scores)
+    assert apart.reason == "one label is of one group only"
+
+
+def test_no_alarm_has_no_precision():
+    cases = Sample.of([0, 1] * 5, np.zeros(10), np.arange(10))
+    figure = measure(decisions.at_threshold(decisions.precision, 0.5), cases)
+    assert isinstance(figure, Undefined)
+
+
+# Coverage, by simulation
+
+
+def clustered_runs(groups, rate, distance):
+    """Draw many samples, and the true area that they are of."""
+    samples = (clustered(seed, groups, 0.7, rate, distance) for seed in range(400))
+    return stats.norm.cdf(distance / np.sqrt(2)), samples
+
+
+@pytest.mark.parametrize(
+    ("groups", "rate", "distance"), [(15, 0.4, 1), (25, 0.4, 2), (60, 0.15, 2), (60, 0.4, 1)]
+)
+def test_intervals_of_areas_cover_as_often_as_they_say(groups, rate, distance):
+    truth, samples = clustered_runs(groups, rate, distance)
+    hits = [
+        figure.low <= truth <= figure.high
+        for cases in samples
+        if isinstance(figure := measure(ranking.auroc, cases), Figure)
+    ]
+    # At 95 %, fewer than 92.5 % of 400 cover with a chance of 2 %.
+    assert np.mean(hits) >= 0.925
+
+
+def test_percentiles_and_delong_would_cover_too_seldom():
+    """Which is why the intervals are none of these: 25 groups, and a true area of 0.92."""
+    truth, samples = clustered_runs(25, 0.4, 2)
+    hits = {"percentile": [], "delong": []}
+    for cases in samples:
+        areas = np.concatenate(
+            [
+                ranking.auroc(cases.labels, cases.scores, w)
+                for w in intervals.weights_of(cases.groups, 0)
+            ]
+        )
+        low, high = np.nanquantile(areas, [0.025, 0.975])
+        hits["percentile"].append(low <= truth <= high)
+        crossed = delong(cases)
+        hits["delong"].append(crossed.low <= truth <= crossed.high)
+    assert np.mean(hits["percentile"]) < 0.88
+    assert np.mean(hits["delong"]) < 0.88
+
+
+def test_intervals_that_take_images_for_cases_cover_too_seldom():
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    hits = []
+    for seed in range(200):
+        cases = clustered(seed, 60, spread=0.98)
+        rows = np.arange(len(cases)).repeat(3)  # six views a patient, of which three are alike
+        alone = Sample(cases.labels[rows], cases.scores[rows], np.arange(len(rows)))
+        figure = measure(ranking.auroc, alone, seed=seed)
+        hits.append(figure.low <= truth <= figure.high)
+    assert np.mean(hits) < 0.7
+
+
+def test_intervals_of_rates_cover_as_often_as_they_say():
+    truth = stats.norm.sf(0.5 - 1)
+    hits = []
+    for seed in range(400):
+        figure = measure(SENSITIVITY, clustered(seed, 40, spread=0.7), seed=seed)
+        hits.append(figure.low <= truth <= figure.high)
+    assert np.mean(hits) >= 0.92
+
+
+# DeLong
+
+
+def test_delong_by_hand():
+    """Three positives and three negatives: placements 1, 2/3, 1/3, of either class."""
+    cases = Sample.of([1, 1, 1, 0, 0, 0], [5, 3, 1, 4, 2, 0], range(6))
+    placements = np.array([3, 2, 1]) / 3
+    variance = placements.var(ddof=1) / 3 + placements.var(ddof=1) / 3
+    half = 1.959964 * np.sqrt(variance)
+    figure = delong(cases)
+    assert figure.value == pytest.approx(6 / 9)
+    assert (figure.low, figure.high) == pytest.approx(
+        (6 / 9 - half, min(1, 6 / 9 + half)), abs=1e-6
+    )
+
+
+def test_delong_of_copies_is_that_of_the_cases():
+    labels, scores = sample(60, 3)
+    once = delong(Sample.of(labels, scores, np.arange(60)))
+    copied = delong(Sample.of(labels.repeat(3), scores.repeat(3), np.arange(60).repeat(3)))
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+
+
+def test_the_bootstrap_and_delong_agree():
+    cases = clustered(7, 200, spread=0.5)
+    drawn, crossed = measure(ranking.auroc, cases), delong(cases)
+    assert (drawn.low, drawn.high) == pytest.approx((crossed.low, crossed.high), abs=0.015)
