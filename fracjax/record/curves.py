@@ -1,19 +1,15 @@
-"""The curves of a run, as SVG to be put into a page. Imports matplotlib, which is slow."""
+"""The curves of a run. Imports matplotlib, which is slow."""
 
-import html
-import io
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from fracjax.drawing import ACCENT, MARK, VALUE, Drawing, blank, drawn
 from fracjax.record.journal import CASES, HIGH, LOW, SELECTION
 
 POINTS = 400
@@ -28,49 +24,10 @@ SMOOTHED_PART = 0.05
 LOGARITHMIC = ("gradient_norm",)
 """Training curves whose height is a ratio."""
 
-VALUE = "{x:g}"
-"""How heights are written."""
-
-INK, FAINT, ACCENT, MARK = COLOURS = ("#010101", "#020202", "#030303", "#040404")
-"""Stand for colours of the page, which knows whether it is light or dark."""
-
-VARIABLES = dict(zip(COLOURS, ("--ink", "--faint", "--accent", "--mark"), strict=True))
-
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: small, and in the font of the page
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": FAINT,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
-
 Rows = Sequence[dict[str, float]]
 """As :func:`fracjax.record.read` gives them."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A picture with its words, as HTML.
-
-    Attributes:
-        title: Plain text.
-        caption: Plain text: what is drawn, and what was left out.
-        svg: An ``svg`` element that refers to nothing outside itself.
-    """
-
-    title: str
-    caption: str
-    svg: str
 
 
 class Best(NamedTuple):
@@ -159,14 +116,14 @@ def running_mean(values: Floats, width: int) -> Floats:
     return means
 
 
-def training_curves(rows: Rows, best: Best | None) -> list[Curve]:
+def training_curves(rows: Rows, best: Best | None) -> list[Drawing]:
     """Draw each training figure over the steps, with the best epoch if there is one."""
     names = dict.fromkeys(name for row in rows for name in row if not name.startswith(SELECTION))
     drawn = (_training_curve(rows, name, best) for name in names if name not in ("step", "epoch"))
     return [curve for curve in drawn if curve is not None]
 
 
-def selection_curves(rows: Rows, best: Best | None) -> list[Curve]:
+def selection_curves(rows: Rows, best: Best | None) -> list[Drawing]:
     """Draw each figure of the selection images over the epochs, with its 95 % interval."""
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(SELECTION))
     drawn = (
@@ -177,11 +134,11 @@ def selection_curves(rows: Rows, best: Best | None) -> list[Curve]:
     return [curve for curve in drawn if curve is not None]
 
 
-def _training_curve(rows: Rows, name: str, best: Best | None) -> Curve | None:
+def _training_curve(rows: Rows, name: str, best: Best | None) -> Drawing | None:
     steps, values = _columns(rows, "step", name)
     if len(values) == 0:
         return None
-    figure, axes = _blank("step")
+    figure, axes = _over("step")
     words = []
     curve = thin(steps, values)
     width = int(len(values) * SMOOTHED_PART) // 2 * 2 + 1
@@ -215,11 +172,11 @@ def _training_curve(rows: Rows, name: str, best: Best | None) -> Curve | None:
     return _curve(figure, name, words, _not_finite(rows, name))
 
 
-def _selection_curve(rows: Rows, name: str, best: Best | None) -> Curve | None:
+def _selection_curve(rows: Rows, name: str, best: Best | None) -> Drawing | None:
     epochs, values = _columns(rows, "epoch", name)
     if len(values) == 0:
         return None
-    figure, axes = _blank("epoch")
+    figure, axes = _over("epoch")
     words = []
     banded, low, high = _columns(rows, "epoch", name + LOW, name + HIGH)
     if len(banded):
@@ -244,40 +201,19 @@ def _not_finite(rows: Rows, name: str) -> int:
     return sum(not np.isfinite(row[name]) for row in rows if name in row)
 
 
-def _blank(across: str) -> tuple[Figure, Axes]:
-    """Make an empty plot, which belongs to no global list as one of pyplot's would."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_xlabel(across)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_formatter(VALUE)
-        axes.grid(linewidth=0.6)
-        axes.set_axisbelow(True)
-    return figure, axes
-
-
 def _mark(axes: Axes, place: float, best: Best) -> str:
     axes.axvline(place, color=MARK, linewidth=1.2, linestyle="--")
     return f"Dashed: epoch {best.epoch:g}, the best."
 
 
-def _curve(figure: Figure, name: str, words: list[str], left_out: int) -> Curve:
-    """Draw the plot as SVG that takes its colours from the page and names nothing outside it."""
-    title = name.removeprefix(SELECTION)
+def _curve(figure: Figure, name: str, words: list[str], left_out: int) -> Drawing:
     if left_out:
         words = [*words, f"Left out, as no finite numbers: {left_out}."]
-    caption = " ".join(words)
-    stream = io.StringIO()
-    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(stream, format="svg", metadata=nothing)
-    drawing = stream.getvalue().partition("<svg")[2]  # what stands before names a DTD
-    attributes, _, content = drawing.partition(">")
-    (box,) = re.findall(r'viewBox="[^"]*"', attributes)
-    content = re.sub(r'<g id="[^"]*"', "<g", content)  # the same in each plot, and not referred to
-    content = content.replace("xlink:href", "href")
-    for colour, variable in VARIABLES.items():
-        content = content.replace(colour, f"var({variable})")
-    label = html.escape(f"{title}. {caption}")
-    return Curve(title, caption, f'<svg {box} role="img" aria-label="{label}">{content}')
+    return drawn(figure, name.removeprefix(SELECTION), " ".join(words))
+
+
+def _over(across: str) -> tuple[Figure, Axes]:
+    """Make an empty plot over steps or epochs."""
+    figure, axes = blank(across)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure, axes
