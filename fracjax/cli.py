@@ -81,6 +81,14 @@ def start(
 data_app = typer.Typer(help="Look at labelled data sets.")
 app.add_typer(data_app, name="data")
 
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="CSV: study_key, study_instance_uid or accession_number; label, 0 or 1."),
+]
+Prevalence = Annotated[
+    float | None,
+    typer.Option(help="Part of positives among your studies, 0 to 1, to say likelihoods of."),
+]
 DataDir = Annotated[Path, typer.Option(help="Where prepared data sets lie.")]
 Recipe = Annotated[str, typer.Option(help="A recipe of fracjax.configs.")]
 Parallel = Annotated[
@@ -336,6 +344,7 @@ def predict(
     bundle: Annotated[
         Path | None, typer.Option(help="A model bundle; by default the one that ships.")
     ] = None,
+    prevalence: Prevalence = None,
 ) -> None:
     """Score one image.
 
@@ -352,7 +361,7 @@ def predict(
         raise UsageError(f"{file} is no file; give a radiograph")
     scorer = engine.load(bundle or BUNDLED, batch_size=1)
     try:
-        prediction = scorer.predict(file)
+        prediction = scorer.predict(file, prevalence=prevalence)
     except Rejected as rejected:
         unreadable = rejected.reason.is_failure or rejected.reason == Reason.NOT_AN_IMAGE
         kind = UsageError if unreadable else NotScoredError
@@ -365,6 +374,116 @@ def predict(
     typer.echo(prediction)
     if not prediction.familiar:
         raise typer.Exit(NotScoredError.exit_code)
+
+
+@app.command(cls=Command)
+def evaluate(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="A model bundle; of a worklist's labels there is none to give."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="A prepared data set.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With commas between; none that the model learned from.")
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    labels: Labels = None,
+    worklist: Annotated[
+        Path | None, typer.Option(help="Of score-dir, for --labels of its studies.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of the labels that studies are told apart by; repeatable."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another bundle, to compare with on the same studies.")
+    ] = None,
+    aggregate: Annotated[
+        Literal["mean", "max", "noisy_or"], typer.Option(help="How images become studies.")
+    ] = "mean",
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="What PPV and NPV are said of, 0 to 1; that of the cases by default."),
+    ] = None,
+    across_targets: Annotated[
+        bool,
+        typer.Option(
+            "--across-targets", help="Measure a model of fracture by labels of abnormality, or so."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A new directory for evaluation.json and report.html.")
+    ] = None,
+) -> None:
+    """Measure a model: on a data set, or by a hospital's own labels of a worklist."""
+    from fracjax import engine
+    from fracjax.evaluate import running, write_report
+
+    settings = running.Settings(aggregate, prevalence, across_targets, " ".join(sys.argv[1:]))
+    if out is not None and out.exists():
+        raise UsageError(f"{out} exists already; give another --out")
+    if (
+        labels is not None
+        and worklist is not None
+        and (bundle, dataset, split) == (None, None, None)
+    ):
+        if against is not None:
+            raise UsageError("--against needs images to score; give --dataset and --split with it")
+        evaluated = running.evaluate_site(labels, worklist, settings, by or [])
+    elif bundle is not None and dataset and split and (labels, worklist) == (None, None):
+        from fracjax import data, live
+
+        images = data.load(dataset, split.split(","), data_dir)
+        scorer = engine.load(bundle)
+        other = None if against is None else engine.load(against)
+        with live.stages() as show:
+            evaluated = running.evaluate_images(scorer, images, settings, against=other, stage=show)
+    else:
+        raise UsageError(
+            "give a bundle with --dataset and --split, or --labels with --worklist, to measure"
+        )
+    typer.echo("\n".join(evaluated.evaluation.lines()))
+    if out is not None:
+        write_report(evaluated, out)
+        typer.echo(f"\n{out}: evaluation.json, and report.html for a browser")
+
+
+@app.command("calibrate-site", cls=Command)
+def calibrate_site(
+    labels: Annotated[
+        Path,
+        typer.Option(help="CSV: study_key, study_instance_uid or accession_number; label, 0 or 1."),
+    ],
+    worklist: Annotated[Path, typer.Option(help="Of score-dir, over the labelled studies.")],
+    out: Annotated[Path, typer.Option(help="The file that score-dir --site takes, .json.")],
+    miss_rate: Annotated[
+        float, typer.Option(help="Largest part of positives that may be ruled out.")
+    ] = 0.05,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Largest part of negatives that may be ruled in.")
+    ] = 0.05,
+    confidence: Annotated[float, typer.Option(help="How sure each of the two is to hold.")] = 0.95,
+) -> None:
+    """Find bands of a worklist with a guarantee, from studies that you have labelled."""
+    from fracjax import triage, triage_fitting
+    from fracjax.evaluate import site
+
+    claim = triage.Claim(miss_rate, false_alarm_rate, confidence)
+    if out.suffix != ".json":
+        raise UsageError(f"{out} is not named as JSON; give a name like site.json")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"{out.parent} is no folder; create it, or give another --out")
+    read = site.read(labels, worklist)
+    found = triage_fitting.fit(
+        read.studies.sample,
+        claim,
+        model_id=read.footer["model_id"],
+        weights_sha256=read.footer["weights_sha256"],
+        target=read.footer["target"],
+    )
+    found.write(out)
+    typer.echo("\n".join(found.lines()))
+    typer.echo(f"{out}: give it to score-dir as --site")
 
 
 app.command(name="score-dir", cls=Command)(score_dir)

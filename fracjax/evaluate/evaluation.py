@@ -1,0 +1,131 @@
+"""An evaluation: what was measured, of which model, on which cases, and how to do it again."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fracjax import files
+from fracjax.calibration import Calibration
+from fracjax.configs import Target
+from fracjax.evaluate.cases import Aggregation, Level
+from fracjax.evaluate.comparing import Comparison
+from fracjax.evaluate.measuring import ALL, Measured, find, in_words
+from fracjax.notice import NOTICE
+
+FORMAT = "fracjax-evaluation"
+VERSION = 1
+
+JSON_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """An operating point as it was applied.
+
+    Attributes:
+        threshold: Raw likelihood from which on a study is called positive.
+        low: Lower end of the 95 % interval that its choice left; ``None`` of one that nobody chose.
+        high: Upper end.
+        rule: How it was chosen.
+    """
+
+    threshold: float
+    low: float | None
+    high: float | None
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures, and what they are of.
+
+    Attributes:
+        model_id: The model.
+        weights_sha256: Digest of its weights.
+        target: What a positive label means.
+        data: The cases, in words.
+        data_sha256: Digest of their images and labels.
+        aggregation: How images became studies.
+        prevalence: What predictive values are said of.
+        thresholds: The operating points, by name.
+        calibration: What made likelihoods of raw ones; ``None`` for nothing.
+        unavoidable_ece: The ECE that perfect likelihoods would have on these studies.
+        remarks: What a reader of the figures must know.
+        rows: The figures.
+        comparison: With another model; ``None`` if there was none.
+        command: What was run.
+        software: Versions.
+        created: When, ISO 8601.
+    """
+
+    model_id: str
+    weights_sha256: str
+    target: Target
+    data: str
+    data_sha256: str
+    aggregation: Aggregation
+    prevalence: float
+    thresholds: Mapping[str, Threshold]
+    calibration: Calibration | None
+    unavoidable_ece: float
+    remarks: tuple[str, ...]
+    rows: tuple[Measured, ...]
+    comparison: Comparison | None
+    command: str
+    software: Mapping[str, str]
+    created: str
+
+    def find(self, name: str, at: str = "", level: Level = "study") -> Measured:
+        """Give the row of a figure of all cases; see :func:`fracjax.evaluate.measuring.find`."""
+        return find(list(self.rows), name, level, at)
+
+    def json(self) -> str:
+        """Give everything for a program."""
+        head = {"format": FORMAT, "version": VERSION, "notice": NOTICE}
+        fields: dict[str, Any] = dataclasses.asdict(self)
+        return json.dumps(head | fields, indent=1) + "\n"
+
+    def lines(self) -> list[str]:
+        """Give what a terminal shows."""
+        said = [NOTICE, f"{self.model_id} ({self.target}) on {self.data}"]
+        said += [f"data {self.data_sha256}", *(f"note: {remark}" for remark in self.remarks)]
+        said += ["", f"figures of studies ({self.aggregation} of images)", *self._block("")]
+        for name, point in self.thresholds.items():
+            said += [
+                "",
+                f"studies at {name}, raw likelihood {point.threshold:.4f} or more: {point.rule}",
+                *self._block(name),
+            ]
+        said += ["", "AUROC of subsets of studies"]
+        said += [
+            f"  {row.subset:<40} {row.figure}"
+            for row in self.rows
+            if (row.name, row.level) == ("auroc", "study") and row.subset != ALL
+        ]
+        if any(row.level == "image" for row in self.rows):
+            said += ["", f"AUROC of images: {self.find('auroc', level='image').figure}"]
+        if self.comparison is not None:
+            said += ["", f"less those of {self.comparison.other}, on the same studies"]
+            said += [f"  {apart}" for apart in self.comparison.differences]
+            said += [f"  {discordance}" for discordance in self.comparison.discordance]
+        return said
+
+    def _block(self, at: str) -> list[str]:
+        """Give a line for each figure of all studies at an operating point."""
+        return [
+            f"  {_with_prevalence(row):<40} {row.figure}"
+            for row in self.rows
+            if (row.at, row.level, row.subset) == (at, "study", ALL)
+        ]
+
+    def write(self, directory: Path) -> None:
+        """Write ``evaluation.json`` into a directory."""
+        files.write_text(directory / JSON_NAME, self.json())
+
+
+def _with_prevalence(row: Measured) -> str:
+    name = in_words(row.name)
+    return name if row.prevalence is None else f"{name} at {100 * row.prevalence:.3g} % positive"

@@ -1,0 +1,210 @@
+"""The report of an evaluation: one page that needs nothing else, and the same for a program."""
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from fracjax import files
+from fracjax.calibration import in_words as calibration_in_words
+from fracjax.card import MEANING
+from fracjax.evaluate.evaluation import Evaluation
+from fracjax.evaluate.measuring import ALL, Measured, in_words
+from fracjax.evaluate.running import Evaluated
+from fracjax.figure import Figure
+from fracjax.page import document, drawings, table
+
+REPORT_NAME = "report.html"
+
+FIRST = (
+    "auroc",
+    "auroc_within_body_part",
+    "auprc",
+    "sensitivity_at_90_specificity",
+    "brier",
+    "ece",
+)
+"""What stands at the top of the page."""
+
+COLUMNS = ("figure", "value", "95 % interval", "n", "positive", "groups")
+
+
+def write_report(evaluated: Evaluated, directory: Path) -> None:
+    """Write ``evaluation.json`` and ``report.html`` into a new directory.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    directory.mkdir(parents=True)
+    evaluated.evaluation.write(directory)
+    files.write_text(directory / REPORT_NAME, render(evaluated))
+
+
+def render(evaluated: Evaluated) -> str:
+    """Write the page."""
+    evaluation = evaluated.evaluation
+    body = "\n".join(
+        [
+            _summary(evaluation),
+            _curves(evaluated),
+            _decisions(evaluated),
+            _subsets(evaluation),
+            _comparison(evaluation),
+            _all_figures(evaluation),
+            _made(evaluation),
+        ]
+    )
+    heading = f"{evaluation.model_id} on {evaluation.data}"
+    return document(f"Evaluation of {evaluation.model_id}", heading, body)
+
+
+def _summary(evaluation: Evaluation) -> str:
+    rows = [row for name in FIRST for row in evaluation.rows if _is_overall(row, name)]
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in evaluation.remarks)
+    return f"""<p>What it measures: the likelihood that {escape(MEANING[evaluation.target])};
+{escape(calibration_in_words(evaluation.calibration, None))}. A case is a study, by the
+{evaluation.aggregation} of its images. Every interval takes the images of a group (a patient, or
+what stands for one) as one case.</p>
+<ul>{remarks}</ul>
+{_table(rows)}
+<p>Perfect likelihoods would have an ECE of about {evaluation.unavoidable_ece:.3f} on as many
+studies.</p>"""
+
+
+def _curves(evaluated: Evaluated) -> str:
+    from fracjax.evaluate import pictures  # noqa: PLC0415 - matplotlib is slow to import
+
+    evaluation, sample = evaluated.evaluation, evaluated.studies.sample
+    cases = f"n = {len(sample)} studies, {int(sample.labels.sum())} positive."
+    auroc, auprc = (evaluation.find(name).figure for name in ("auroc", "auprc"))
+    points = " Marks: operating points as they were frozen." if evaluation.thresholds else ""
+    shown = [
+        pictures.roc(sample, evaluation.thresholds, f"Area {auroc}.{points}"),
+        pictures.precision_recall(
+            sample,
+            evaluation.thresholds,
+            f"Area {auprc}. Faint: who calls at random, which is the part of positives.",
+        ),
+        pictures.diagram(
+            sample,
+            evaluation.calibration,
+            f"{cases} Ten bins of equally many studies; bars are Wilson's 95 % intervals, which "
+            "take studies as independent. Below: how many studies have which likelihood.",
+        ),
+    ]
+    return f"<h2>Curves</h2>\n{drawings(shown)}"
+
+
+def _decisions(evaluated: Evaluated) -> str:
+    evaluation, sample = evaluated.evaluation, evaluated.studies.sample
+    parts = ["<h2>Decisions</h2>"]
+    if not evaluation.thresholds:
+        return "\n".join([*parts, "<p>No operating point was applied.</p>"])
+    for name, point in evaluation.thresholds.items():
+        called, positive = sample.scores >= point.threshold, sample.labels == 1
+        sure = (
+            ""
+            if point.low is None
+            else f" (its choice leaves {point.low:.4f} to {point.high:.4f} open)"
+        )
+        matrix = table(
+            ("", "positive", "negative"),
+            [
+                (
+                    "called",
+                    str(int((called & positive).sum())),
+                    str(int((called & ~positive).sum())),
+                ),
+                (
+                    "not called",
+                    str(int((~called & positive).sum())),
+                    str(int((~called & ~positive).sum())),
+                ),
+            ],
+            numbers=True,
+        )
+        rows = [
+            row
+            for row in evaluation.rows
+            if (row.level, row.subset, row.at) == ("study", ALL, name)
+        ]
+        parts.append(
+            f"<h3>{escape(name)}</h3>\n<p>Raw likelihood of {point.threshold:.4f} or more{sure}: "
+            f"{escape(point.rule)}.</p>\n{matrix}\n{_table(rows)}"
+        )
+    return "\n".join(parts)
+
+
+def _subsets(evaluation: Evaluation) -> str:
+    from fracjax.evaluate import pictures  # noqa: PLC0415 - matplotlib is slow to import
+
+    rows = [row for row in evaluation.rows if (row.name, row.level) == ("auroc", "study")]
+    picture = pictures.forest(
+        rows, "Squares: areas, with 95 % intervals. In brackets: positives of studies."
+    )
+    undefined = [row for row in rows if not isinstance(row.figure, Figure)]
+    said = "".join(f"<li>{escape(row.subset)}: {escape(str(row.figure))}</li>" for row in undefined)
+    listed = f"<p>Without a figure:</p>\n<ul>{said}</ul>" if undefined else ""
+    return f"<h2>Subsets</h2>\n{drawings([picture])}\n{listed}"
+
+
+def _comparison(evaluation: Evaluation) -> str:
+    comparison = evaluation.comparison
+    if comparison is None:
+        return ""
+    differences = "".join(f"<li>{escape(str(apart))}</li>" for apart in comparison.differences)
+    calls = "".join(
+        f"<li>{escape(str(discordance))}</li>" for discordance in comparison.discordance
+    )
+    return f"""<h2>Compared with {escape(comparison.other)}</h2>
+<p>On the same studies; this model's figure less the other's. It is called better or worse only
+where the interval excludes zero.</p>
+<ul>{differences}</ul>
+<ul>{calls}</ul>"""
+
+
+def _all_figures(evaluation: Evaluation) -> str:
+    parts = ["<h2>All figures</h2>"]
+    for level in ("study", "image"):
+        subsets = dict.fromkeys(row.subset for row in evaluation.rows if row.level == level)
+        for subset in subsets:
+            rows = [row for row in evaluation.rows if (row.level, row.subset) == (level, subset)]
+            title = f"{level}, {escape(subset)}"
+            parts.append(f"<details>\n<summary>{title}</summary>\n{_table(rows)}\n</details>")
+    return "\n".join(parts)
+
+
+def _made(evaluation: Evaluation) -> str:
+    facts = [
+        ("model", evaluation.model_id),
+        ("weights", evaluation.weights_sha256),
+        ("data", evaluation.data),
+        ("digest of the data", evaluation.data_sha256),
+        ("command", f"fracjax {evaluation.command}" if evaluation.command else "from Python"),
+        ("software", ", ".join(f"{name} {v}" for name, v in evaluation.software.items())),
+        ("made", evaluation.created),
+    ]
+    return f"<h2>Made from</h2>\n{table(('fact', 'value'), facts)}"
+
+
+def _table(rows: list[Measured]) -> str:
+    return table(COLUMNS, _cells(rows), numbers=True)
+
+
+def _cells(rows: list[Measured]) -> Iterator[tuple[str, ...]]:
+    for row in rows:
+        name = in_words(row.name)
+        if row.prevalence is not None:
+            name += f" where {100 * row.prevalence:.3g} % are positive"
+        if row.at:
+            name += f", {row.at}"
+        figure = row.figure
+        value = (
+            (f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}")
+            if isinstance(figure, Figure)
+            else ("undefined", figure.reason)
+        )
+        yield name, *value, str(figure.n), str(figure.positives), str(figure.groups)
+
+
+def _is_overall(row: Measured, name: str) -> bool:
+    return (row.name, row.level, row.subset, row.at) == (name, "study", ALL, "")

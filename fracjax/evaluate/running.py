@@ -1,0 +1,283 @@
+"""From a bundle and labelled cases to an evaluation."""
+
+import functools
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from fracjax import data
+from fracjax.calibration import Calibration, check_prevalence
+from fracjax.configs import Target
+from fracjax.engine import Scorer
+from fracjax.errors import UsageError
+from fracjax.evaluate import site
+from fracjax.evaluate.cases import Aggregation, Cases, of_images, of_studies
+from fracjax.evaluate.comparing import compare
+from fracjax.evaluate.evaluation import Evaluation, Threshold
+from fracjax.evaluate.measuring import HALF, measure_all
+from fracjax.evaluate.predicting import predict
+from fracjax.metrics import reliability
+from fracjax.operating import RULES, OperatingPoint
+
+Stage = Callable[[str, int, int], None]
+"""Is told what is being done, for how many images it is done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How cases are measured.
+
+    Attributes:
+        aggregation: How images become studies. Operating points and calibration are of ``mean``;
+            with another there are neither.
+        prevalence: What predictive values are said of; that of the cases by default.
+        across_targets: Whether cases may be labelled with something else than what the model was
+            trained for.
+        command: What was run, for whoever wants to do it again.
+    """
+
+    aggregation: Aggregation = "mean"
+    prevalence: float | None = None
+    across_targets: bool = False
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        check_prevalence(self.prevalence)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """An evaluation, and the cases that it is of.
+
+    Attributes:
+        evaluation: The figures.
+        studies: The studies, with raw likelihoods.
+    """
+
+    evaluation: Evaluation
+    studies: Cases
+
+
+def evaluate_images(
+    scorer: Scorer,
+    images: data.Radiographs,
+    settings: Settings = Settings(),
+    *,
+    against: Scorer | None = None,
+    stage: Stage = lambda *_: None,
+) -> Evaluated:
+    """Measure a model on labelled images that it has not learned from.
+
+    Args:
+        scorer: The model.
+        images: Labelled images.
+        settings: How they are measured.
+        against: Another model, for the same target, to compare with.
+        stage: Called now and then.
+
+    Raises:
+        UsageError: A model has learned from these images, or is of another target.
+        DataError: The studies are of one class.
+    """
+    facts = images.facts
+    target = facts[0].target
+    likelihoods = []
+    unfamiliar = 0
+    for model in (scorer, *([] if against is None else [against])):
+        _check(model, images, target, settings)
+        told = functools.partial(_told, stage, model.manifest.model_id, len(images))
+        scores = predict(model, images, report=told)
+        likelihoods.append(scores.likelihoods)
+        unfamiliar = unfamiliar or int((~scores.familiar).sum())
+    names = [fact.study_id for fact in facts]
+    cases = of_images(facts, likelihoods[0])
+    studies = of_studies(cases, names, settings.aggregation)
+    manifest = scorer.manifest
+    remarks = [
+        f"{len(images)} images make {len(studies.sample)} studies"
+        + (
+            ": each is its own, so nothing is said of studies of several"
+            if len(images) == len(studies.sample)
+            else ""
+        ),
+    ]
+    if unfamiliar:
+        remarks.append(
+            f"{unfamiliar} images would get no likelihood in a worklist, as unlike those that the "
+            "model learned from; they are among the figures"
+        )
+    if target != manifest.target:
+        remarks.append(
+            f"the labels are of {target}, and the model was trained for {manifest.target}: the "
+            "figures say how far one stands for the other"
+        )
+    thresholds, calibration = _frozen(
+        manifest.operating_points, manifest.calibration, settings, remarks
+    )
+    comparison = None
+    if against is not None:
+        others = of_studies(of_images(facts, likelihoods[1]), names, settings.aggregation)
+        other = against.manifest
+        theirs, _ = _frozen(other.operating_points, other.calibration, settings, [])
+        shared = {
+            name: (point.threshold, theirs[name].threshold)
+            for name, point in thresholds.items()
+            if name in theirs
+        }
+        comparison = compare(studies, others.sample.scores, shared, other.model_id)
+    splits = ", ".join(images.splits)
+    evaluation = _evaluation(
+        studies,
+        cases,
+        settings,
+        thresholds,
+        calibration,
+        model_id=manifest.model_id,
+        weights_sha256=manifest.weights_sha256,
+        target=manifest.target,
+        data=f"{images.name}/{images.version}, {splits}",
+        data_sha256=images.sha256,
+        remarks=remarks,
+        comparison=comparison,
+    )
+    return Evaluated(evaluation, studies)
+
+
+def evaluate_site(
+    labels: Path,
+    worklist: Path,
+    settings: Settings = Settings(),
+    traits: Sequence[str] = (),
+) -> Evaluated:
+    """Measure the model of a worklist by a site's own labels.
+
+    Args:
+        labels: The labels; see :func:`fracjax.evaluate.site.read`.
+        worklist: Of ``fracjax score-dir``.
+        settings: How they are measured; studies are the mean of their images, as ranked.
+        traits: Columns of the labels that studies are told apart by.
+
+    Raises:
+        DataError: Labels or worklist cannot be read, or do not fit.
+        UsageError: Another aggregation than the mean is asked for.
+    """
+    if settings.aggregation != "mean":
+        raise UsageError("a worklist has studies as the mean of their images; leave --aggregate")
+    read = site.read(labels, worklist, traits)
+    footer = read.footer
+    calibration = TypeAdapter(Calibration | None).validate_python(footer["calibration"])
+    points: dict[str, OperatingPoint] = TypeAdapter(dict[str, OperatingPoint]).validate_python(
+        footer["operating_points"]
+    )
+    remarks = []
+    for band, (count, positives) in read.unscored.items():
+        remarks.append(
+            f"{count} labelled studies, {positives} positive, have no likelihood ({band}) and are "
+            "in no figure; the worklist has them before all others"
+        )
+    if read.missing:
+        remarks.append(f"{read.missing} labels are of studies that the worklist does not have")
+    if not read.has_patients:
+        remarks.append(
+            "the labels name no patients, so intervals take each study for one: they are too "
+            "narrow if patients have several"
+        )
+    thresholds, calibration = _frozen(points, calibration, settings, remarks)
+    evaluation = _evaluation(
+        read.studies,
+        None,
+        settings,
+        thresholds,
+        calibration,
+        model_id=footer["model_id"],
+        weights_sha256=footer["weights_sha256"],
+        target=footer["target"],
+        data="labelled studies of a worklist",
+        data_sha256=read.sha256,
+        remarks=remarks,
+        comparison=None,
+    )
+    return Evaluated(evaluation, read.studies)
+
+
+def _told(stage: Stage, model_id: str, of: int, done: int) -> None:
+    stage(f"scoring by {model_id}", done, of)
+
+
+def _check(model: Scorer, images: data.Radiographs, target: Target, settings: Settings) -> None:
+    manifest = model.manifest
+    learned = sorted(set(manifest.provenance.learned) & set(images.splits))
+    if learned:
+        raise UsageError(
+            f"{manifest.model_id} has learned from {', '.join(learned)}, so its figures there "
+            "would be false; give a split that it has not seen"
+        )
+    if manifest.target != target and not settings.across_targets:
+        raise UsageError(
+            f"{manifest.model_id} was trained for {manifest.target}, and the labels are of "
+            f"{target}; give labels of {manifest.target}, or --across-targets if that is what you "
+            "want to know"
+        )
+
+
+def _frozen(
+    points: Mapping[Any, OperatingPoint],
+    calibration: Calibration | None,
+    settings: Settings,
+    remarks: list[str],
+) -> tuple[dict[str, Threshold], Calibration | None]:
+    """Give what a model carries along, if it is of this aggregation."""
+    if settings.aggregation != "mean":
+        remarks.append("operating points and calibration are of the mean, and were not applied")
+        return {}, None
+    if calibration is None:
+        remarks.append("the model is not calibrated: figures of likelihoods are of raw ones")
+    if points:
+        return {
+            name: Threshold(point.threshold, point.low, point.high, RULES[name])
+            for name, point in points.items()
+        }, calibration
+    remarks.append("the model carries no operating points: nothing but 0.5 was applied")
+    return {HALF: Threshold(0.5, None, None, "half, which nobody chose")}, calibration
+
+
+def _evaluation(
+    studies: Cases,
+    images: Cases | None,
+    settings: Settings,
+    thresholds: Mapping[str, Threshold],
+    calibration: Calibration | None,
+    *,
+    remarks: Sequence[str],
+    **facts: Any,
+) -> Evaluation:
+    values = {name: point.threshold for name, point in thresholds.items()}
+    rows = measure_all(studies, values, settings.prevalence, calibration)
+    if images is not None:
+        rows += measure_all(images, values, settings.prevalence, calibration)
+    scores = studies.sample.scores
+    likelihoods = scores if calibration is None else calibration(scores)
+    bins = reliability.equal_mass(likelihoods)
+    prevalence = settings.prevalence
+    return Evaluation(
+        aggregation=settings.aggregation,
+        prevalence=float(np.mean(studies.sample.labels)) if prevalence is None else prevalence,
+        thresholds=thresholds,
+        calibration=calibration,
+        unavoidable_ece=reliability.unavoidable_error(bins, likelihoods),
+        remarks=tuple(remarks),
+        rows=tuple(rows),
+        command=settings.command,
+        software={
+            name: importlib.metadata.version(name)
+            for name in ("fracjax", "jax", "numpy", "scikit-learn")
+        },
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+    )

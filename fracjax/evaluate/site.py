@@ -1,0 +1,170 @@
+"""A site's own labels, joined with the worklist that they are of."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fracjax.errors import DataError
+from fracjax.evaluate.cases import Cases
+from fracjax.metrics import Sample
+
+NAMES = ("study_key", "study_instance_uid", "accession_number")
+"""Columns that a label's study may be named by, the first that is there."""
+
+LABEL, PATIENT = "label", "patient"
+
+SCHEMA_VERSION = 2
+"""Of the worklists that can be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Labelled studies of a worklist.
+
+    Attributes:
+        studies: Those that have a likelihood.
+        unscored: For each band without a score, how many labelled studies stand there, and how many
+            of them are positive.
+        missing: Labels whose study is not in the worklist.
+        has_patients: Whether the labels name patients; if not, each study is a group of its own.
+        footer: What the worklist says of how it was made.
+        sha256: Digest of the labels' file.
+    """
+
+    studies: Cases
+    unscored: Mapping[str, tuple[int, int]]
+    missing: int
+    has_patients: bool
+    footer: Mapping[str, Any]
+    sha256: str
+
+
+def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
+    """Read labels, and the likelihoods that a worklist has of their studies.
+
+    Args:
+        labels: A table, UTF-8, with one of the columns :data:`NAMES`; ``label``, 0 or 1; and if
+            several studies are of one patient, ``patient``: any name for each.
+        worklist: Of ``fracjax score-dir``.
+        traits: Further columns of the labels that cases may be told apart by.
+
+    Raises:
+        DataError: One of them cannot be read, a label is neither 0 nor 1, or a study is named
+            twice, or by a name that several studies of the worklist have.
+    """
+    footer, table = _read_worklist(worklist)
+    name, rows, sha256 = _read_labels(labels, traits)
+    places: dict[str, list[int]] = {}
+    for place, value in enumerate(table[name].to_pylist()):
+        if value is not None:
+            places.setdefault(value, []).append(place)
+    found: list[int] = []
+    kept: list[dict[str, str]] = []
+    for line, row in rows.items():
+        matches = places.get(row[name], [])
+        if len(matches) > 1:
+            raise DataError(
+                f"line {line} of {labels} names {len(matches)} studies by one {name}; "
+                "name them by study_key"
+            )
+        if matches:
+            found += matches
+            kept.append(row)
+    if not found:
+        raise DataError(
+            f"no {name} of {labels} is in {worklist}; give the worklist that they are of, or name "
+            f"studies by another of {', '.join(NAMES)}"
+        )
+    chosen = table.take(found)
+    likelihoods = np.array(chosen["raw_likelihood"].to_pylist(), np.float64)  # None is NaN
+    scored = ~np.isnan(likelihoods)
+    truth = np.array([int(row[LABEL]) for row in kept])
+    has_patients = PATIENT in kept[0]
+    groups = np.array([row[PATIENT] if has_patients else row[name] for row in kept])
+    body_parts = ["+".join(sorted(parts)) for parts in chosen["body_parts"].to_pylist()]
+    values = {
+        "body_part": np.array(body_parts, np.str_),
+        **{trait: np.array([row[trait] for row in kept], np.str_) for trait in traits},
+    }
+    bands = np.array(chosen["band"].to_pylist())
+    unscored = {
+        band: (int((bands == band).sum()), int(truth[bands == band].sum()))
+        for band in sorted(set(bands[~scored].tolist()))
+    }
+    sample = Sample(truth, likelihoods, groups).chosen(scored)
+    return Site(
+        Cases("study", sample, {trait: column[scored] for trait, column in values.items()}),
+        unscored,
+        missing=len(rows) - len(kept),
+        has_patients=has_patients,
+        footer=footer,
+        sha256=sha256,
+    )
+
+
+def _read_worklist(path: Path) -> tuple[dict[str, Any], pa.Table]:
+    try:
+        table = pq.read_table(path)
+        footer = json.loads((table.schema.metadata or {})[b"fracjax"])
+        version = footer["schema_version"]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (pa.ArrowException, KeyError, ValueError):
+        raise DataError(
+            f"{path} is no worklist; give a table that 'fracjax score-dir' wrote"
+        ) from None
+    if version != SCHEMA_VERSION or "band" not in table.column_names:
+        raise DataError(
+            f"{path} is no worklist of schema version {SCHEMA_VERSION}; run 'fracjax score-dir' "
+            "again"
+        )
+    return footer, table
+
+
+def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict[str, str]], str]:
+    """Give the column that names studies, the rows by their line, and the file's digest."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no UTF-8 text; save the labels as CSV in UTF-8") from None
+    reader = csv.DictReader(text.splitlines())
+    columns = reader.fieldnames or []
+    named = [name for name in NAMES if name in columns]
+    lacking = [name for name in (LABEL, *traits) if name not in columns]
+    if not named or lacking:
+        lack = ", ".join(lacking) or f"one of {', '.join(NAMES)}"
+        raise DataError(f"{path} has no column {lack}; its first line names the columns")
+    rows: dict[int, dict[str, str]] = {}
+    seen: set[str] = set()
+    try:
+        for row in reader:
+            line = reader.line_num
+            if None in row or None in row.values():
+                raise DataError(f"line {line} of {path} has not as many cells as the first line")
+            if row[LABEL] not in ("0", "1"):
+                raise DataError(
+                    f"line {line} of {path} has a label that is neither 0 nor 1; leave out studies "
+                    "whose label is not known"
+                )
+            if row[named[0]] in seen:
+                raise DataError(f"line {line} of {path} names a study for the second time")
+            if PATIENT in row and not row[PATIENT]:
+                raise DataError(f"line {line} of {path} names no patient; name all, or none")
+            seen.add(row[named[0]])
+            rows[line] = row
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}") from None
+    if not rows:
+        raise DataError(f"{path} has no labels; write a line for each study")
+    return named[0], rows, hashlib.sha256(data).hexdigest()

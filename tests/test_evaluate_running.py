@@ -1,0 +1,307 @@
+"""Evaluations of a bundle and of a worklist, as the command line gives them."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import fracjax as fj
+from fracjax import bundle, data, tuning
+from fracjax.card import render_card
+from fracjax.cli import app
+from fracjax.errors import DataError, UsageError
+from fracjax.evaluate import Settings, evaluate_images, evaluate_site, write_report
+from fracjax.evaluate.measuring import ALL
+from fracjax.figure import Figure
+from fracjax.metrics import Sample, intervals
+from fracjax.notice import NOTICE
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws():
+    """Draw less often: what holds for many draws of the bootstrap holds for some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 50)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned_bundle(tmp_path_factory, tiny_manifest, tiny_variables, tiny_gate):
+    """The tiny bundle with operating points and a calibration, fitted on noise."""
+    weights = bundle.encode_weights(tiny_variables)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    scores = 1 / (1 + np.exp(-rng.normal(labels - 0.5, 1)))
+    sample = Sample.of(labels, scores, np.arange(200))
+    fields = {
+        "calibration": tuning.calibration(sample, "tuning digest"),
+        "operating_points": tuning.operating_points(sample),
+    }
+    manifest = tiny_manifest(weights)
+    manifest = type(manifest)(
+        **{name: getattr(manifest, name) for name in manifest.__slots__} | fields
+    )
+    directory = tmp_path_factory.mktemp("tuned") / "bundle"
+    bundle.write(directory, manifest, weights, bundle.encode_gate(tiny_gate), render_card(manifest))
+    return directory
+
+
+@pytest.fixture
+def images(data_dir):
+    """All the images of the dummy FracAtlas, which the tiny bundle has not learned from."""
+    return data.load("frac_atlas", data.splits("frac_atlas", data_dir), data_dir)
+
+
+def command(*arguments):
+    """Run a command in this process, where draws are few."""
+    app([*map(str, arguments)], standalone_mode=False)
+
+
+def test_an_evaluation_says_of_what_and_how_it_was_made(tuned_bundle, images, tmp_path):
+    scorer = fj.load(tuned_bundle)
+    evaluated = evaluate_images(scorer, images, Settings(prevalence=0.1, command="evaluate x"))
+    write_report(evaluated, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["notice"] == NOTICE
+    assert report["model_id"] == scorer.manifest.model_id
+    assert report["target"] == "fracture"
+    assert report["data_sha256"] == images.sha256
+    assert "frac_atlas:fold_0" in report["data"]
+    assert report["command"] == "evaluate x"
+    assert report["calibration"]["sha256"] == "tuning digest"
+    assert report["thresholds"].keys() == {"high_sensitivity", "high_specificity", "youden"}
+    assert report["thresholds"]["youden"]["threshold"] == (
+        scorer.manifest.operating_points["youden"].threshold
+    ), "it is applied as it was frozen"
+    levels = {row["level"] for row in report["rows"]}
+    assert levels == {"study", "image"}
+    for row in report["rows"]:
+        figure = row["figure"]
+        assert figure["n"] > 0
+        assert ("reason" in figure) or figure["low"] <= figure["value"] <= figure["high"]
+    study = [row for row in report["rows"] if (row["level"], row["subset"]) == ("study", ALL)]
+    assert {row["name"] for row in study} >= {"accuracy", "majority_rate", "kappa", "auroc", "ece"}
+
+
+def test_the_page_needs_nothing_else_and_holds_every_figure(tuned_bundle, images, tmp_path):
+    evaluated = evaluate_images(fj.load(tuned_bundle), images)
+    write_report(evaluated, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert NOTICE in page
+    assert images.sha256 in page
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", page), "something outside is named"
+    assert "default-src 'none'" in page
+    for row in evaluated.evaluation.rows:
+        if isinstance(row.figure, Figure):
+            assert f"{row.figure.low:.3f} to {row.figure.high:.3f}" in page
+
+
+def test_the_same_evaluation_has_the_same_figures(tuned_bundle, images):
+    one, other = (evaluate_images(fj.load(tuned_bundle), images).evaluation for _ in range(2))
+    assert one.rows == other.rows
+
+
+def test_a_model_is_not_measured_on_what_it_learned_from(tiny_bundle, images, tmp_path):
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    assert manifest["provenance"]["learned"] == []
+    scorer = fj.load(tiny_bundle)
+    learned = scorer.manifest.provenance.__class__(
+        **{
+            name: getattr(scorer.manifest.provenance, name)
+            for name in scorer.manifest.provenance.__slots__
+        }
+        | {"learned": ("frac_atlas:fold_1",)}
+    )
+    object.__setattr__(scorer.manifest, "provenance", learned)
+    with pytest.raises(UsageError, match="has learned from frac_atlas:fold_1"):
+        evaluate_images(scorer, images)
+
+
+def test_fracture_and_abnormality_are_not_taken_for_one_another(tiny_bundle, data_dir):
+    mura = data.load("mura", data.splits("mura", data_dir), data_dir)
+    with pytest.raises(UsageError, match="trained for fracture, and the labels are of abnormality"):
+        evaluate_images(fj.load(tiny_bundle), mura)
+    across = evaluate_images(fj.load(tiny_bundle), mura, Settings(across_targets=True)).evaluation
+    assert any("abnormality" in remark for remark in across.remarks)
+    assert len({row.figure.n for row in across.rows if row.subset == ALL}) == 2, "studies are fewer"
+
+
+def test_without_operating_points_it_says_that_nobody_chose_one(tiny_bundle, images):
+    evaluation = evaluate_images(fj.load(tiny_bundle), images).evaluation
+    assert list(evaluation.thresholds) == ["half"]
+    assert any("no operating points" in remark for remark in evaluation.remarks)
+    assert any("not calibrated" in remark for remark in evaluation.remarks)
+
+
+def test_points_of_the_mean_are_not_applied_to_anything_else(tuned_bundle, images):
+    evaluation = evaluate_images(fj.load(tuned_bundle), images, Settings("max")).evaluation
+    assert not evaluation.thresholds
+    assert evaluation.calibration is None
+    assert {row.at for row in evaluation.rows} == {""}
+
+
+def test_a_model_is_not_better_than_itself(tuned_bundle, images):
+    scorer = fj.load(tuned_bundle)
+    comparison = evaluate_images(scorer, images, against=scorer).evaluation.comparison
+    assert comparison.other == scorer.manifest.model_id
+    assert {apart.verdict for apart in comparison.differences} == {"no difference shown"}
+    assert {(calls.only_first, calls.only_other, calls.p) for calls in comparison.discordance} == {
+        (0, 0, 1.0)
+    }
+
+
+# A hospital's own labels
+
+
+@pytest.fixture
+def worklist(tmp_path):
+    """A worklist of 60 studies, 8 of which have no likelihood; gives its path and the labels."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 60)
+    raw = 1 / (1 + np.exp(-rng.normal(2 * labels - 1, 1)))
+    rows = [
+        {
+            "band": "ranked" if i >= 8 else "unfamiliar",
+            "raw_likelihood": raw[i] if i >= 8 else None,
+            "study_key": f"key{i}",
+            "study_instance_uid": f"1.2.{i}",
+            "accession_number": f"A{i % 50}",
+            "body_parts": ["hand"] if i % 2 else ["hand", "arm"],
+        }
+        for i in range(60)
+    ]
+    footer = {
+        "schema_version": 2,
+        "model_id": "tiny-1",
+        "weights_sha256": "abc",
+        "target": "fracture",
+        "calibration": None,
+        "operating_points": {},
+    }
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"fracjax": json.dumps(footer)})
+    path = tmp_path / "worklist.parquet"
+    pq.write_table(table, path)
+    return path, labels
+
+
+def write_labels(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def all_labels(labels, **more):
+    return [
+        {"study_key": f"key{i}", "label": label} | {name: value(i) for name, value in more.items()}
+        for i, label in enumerate(labels)
+    ]
+
+
+def test_a_hospitals_labels_are_measured_and_nothing_is_left_out_unsaid(worklist, tmp_path):
+    path, labels = worklist
+    rows = [
+        *all_labels(labels, patient=lambda i: f"p{i // 2}", scanner=lambda i: "AB"[i % 2]),
+        {"study_key": "elsewhere", "label": 1, "patient": "q", "scanner": "A"},
+    ]
+    table = write_labels(tmp_path / "labels.csv", rows)
+    evaluation = evaluate_site(table, path, traits=["scanner"]).evaluation
+    figure = evaluation.find("auroc").figure
+    assert (figure.n, figure.positives) == (52, labels[8:].sum())
+    assert figure.groups == 26
+    said = " ".join(evaluation.remarks)
+    assert (
+        f"8 labelled studies, {labels[:8].sum()} positive, have no likelihood (unfamiliar)" in said
+    )
+    assert "1 labels are of studies that the worklist does not have" in said
+    assert "name no patients" not in said
+    subsets = {row.subset for row in evaluation.rows}
+    assert subsets >= {"scanner: A", "scanner: B", "body_part: hand", "body_part: arm+hand"}
+
+
+def test_labels_without_patients_say_that_intervals_are_too_narrow(worklist, tmp_path):
+    path, labels = worklist
+    table = write_labels(tmp_path / "labels.csv", all_labels(labels))
+    evaluation = evaluate_site(table, path).evaluation
+    assert any("name no patients" in remark for remark in evaluation.remarks)
+    assert evaluation.find("auroc").figure.groups == 52
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"study_key": "key1", "label": "yes"}], "line 2 .* neither 0 nor 1"),
+        ([{"study_key": "key1", "label": ""}], "line 2 .* neither 0 nor 1"),
+        ([{"study_key": "key1", "label": 1}] * 2, "line 3 .* second time"),
+        ([{"study_key": "other", "label": 1}], "no study_key of .* is in"),
+        ([{"accession_number": "A1", "label": 1}], "line 2 .* names 2 studies"),
+        ([{"name": "key1", "label": 1}], "no column one of study_key"),
+        ([{"study_key": "key1", "truth": 1}], "no column label"),
+        ([{"study_key": "key1", "label": 1, "patient": ""}], "line 2 .* no patient"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_one_line_that_names_no_study(
+    rows, reason, worklist, tmp_path
+):
+    path, _ = worklist
+    table = write_labels(tmp_path / "labels.csv", rows)
+    with pytest.raises(DataError, match=reason) as caught:
+        evaluate_site(table, path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert "key1" not in message
+    assert "A1" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"study_key,label\n", b"PAR1"])
+def test_files_that_are_no_labels_or_no_worklist(content, worklist, tmp_path):
+    path, labels = worklist
+    odd = tmp_path / "odd"
+    odd.write_bytes(content)
+    with pytest.raises(DataError, match="odd"):
+        evaluate_site(odd, path)
+    good = write_labels(tmp_path / "labels.csv", all_labels(labels))
+    with pytest.raises(DataError, match="no worklist"):
+        evaluate_site(good, odd)
+    with pytest.raises(DataError, match="cannot be read"):
+        evaluate_site(good, tmp_path / "none.parquet")
+
+
+def test_the_commands_join_up(worklist, tmp_path, capsys):
+    """Labels of a worklist make a report, and bands for the next one."""
+    path, labels = worklist
+    table = write_labels(tmp_path / "labels.csv", all_labels(labels))
+    command("evaluate", "--labels", table, "--worklist", path, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert said.startswith(NOTICE)
+    assert "AUROC" in said
+    assert (tmp_path / "out" / "report.html").is_file()
+    site = tmp_path / "site.json"
+    loose = ["--miss-rate", 0.2, "--false-alarm-rate", 0.2, "--confidence", 0.8]
+    command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
+    said = capsys.readouterr().out
+    assert "80 % confidence, at most 20 % of positives are ruled out" in said
+    assert "exchangeable" in said
+    assert json.loads(site.read_text())["weights_sha256"] == "abc"
+    with pytest.raises(DataError, match="needs 59 positive studies"):
+        command("calibrate-site", "--labels", table, "--worklist", path, "--out", site)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate"],
+        ["evaluate", "bundle"],
+        ["evaluate", "bundle", "--dataset", "frac_atlas"],
+        ["evaluate", "--labels", "labels.csv"],
+        ["evaluate", "bundle", "--labels", "labels.csv", "--worklist", "w.parquet"],
+    ],
+)
+def test_half_of_what_is_needed_is_refused(arguments):
+    with pytest.raises(UsageError, match="give a bundle with --dataset and --split, or --labels"):
+        command(*arguments)
