@@ -8,7 +8,7 @@ arrays and ``gate.safetensors`` those of its picture gate; ``CARD.md`` says the 
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,21 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from fracjax import files
+from fracjax.calibration import Calibration
 from fracjax.configs import Config, Model, Preprocess, Target
 from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
 from fracjax.gate import UNFITTED, Gate
 from fracjax.gate import Facts as GateFacts
 from fracjax.models import Network
+from fracjax.operating import Name as PointName
+from fracjax.operating import OperatingPoint
 
 FORMAT = "fracjax-bundle"
-VERSION = 2
+VERSION = 3
+UNTUNED_VERSION = 2
+"""A version that had neither calibration nor operating points, and is read as having none."""
+
 UNGATED_VERSION = 1
 """A version that had neither gate nor scope. :func:`fracjax.finish.fit_gate` makes 2 of it."""
 
@@ -76,6 +82,7 @@ class Manifest:
     """The contents of ``bundle.json``, but for its own digest.
 
     ``scope`` are the terms of :class:`fracjax.image.anatomy.BodyPart` that the model is meant for.
+    ``measured_on`` is the digest of the images and labels that the figures are of.
     """
 
     format: str
@@ -92,6 +99,9 @@ class Manifest:
     figures: dict[str, Figure]
     software: dict[str, str]
     created: str
+    measured_on: str = ""
+    calibration: Calibration | None = None
+    operating_points: dict[PointName, OperatingPoint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def load(directory: Path = BUNDLED) -> Bundle:
     """
     directory = _find(directory)
     path = directory / MANIFEST_NAME
-    manifest = _validated(path, _read_fields(path, (VERSION,)))
+    manifest = _validated(path, _read_fields(path, (UNTUNED_VERSION, VERSION)))
     weights = _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
     gate = _read_checked(directory / GATE_NAME, manifest.gate.sha256)
     return Bundle(manifest, decode_weights(weights), decode_gate(gate))
@@ -229,7 +239,7 @@ def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
     """
     directory = _find(directory)
     path = directory / MANIFEST_NAME
-    fields = _read_fields(path, (UNGATED_VERSION, VERSION))
+    fields = _read_fields(path, (UNGATED_VERSION, UNTUNED_VERSION, VERSION))
     gateless = {"gate": asdict(UNFITTED), "scope": (), "version": VERSION}
     manifest = _validated(path, fields | gateless)
     return manifest, _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
@@ -312,7 +322,7 @@ def _read_fields(path: Path, versions: tuple[int, ...]) -> dict[str, Any]:
         )
         raise BundleError(
             f"{path} is of format {name!r}, version {version!r}; this release reads "
-            f"{FORMAT!r}, version {VERSION}{way_out}"
+            f"{FORMAT!r}, versions {UNTUNED_VERSION} and {VERSION}{way_out}"
         )
     sha256 = fields.pop("sha256", None)
     if version != UNGATED_VERSION and sha256 != _digest_of(fields):

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from fracjax import gate, parallel, step
 from fracjax.bundle import BUNDLED, HEADLINE, Arrays, Bundle, Manifest, check_fit
 from fracjax.bundle import load as load_bundle
+from fracjax.calibration import check_prevalence, in_words
 from fracjax.card import MEANING
 from fracjax.configs import Preprocess
 from fracjax.errors import UsageError
 from fracjax.image import ReadPolicy, network_input, read_picture
 from fracjax.models import Network
 from fracjax.notice import NOTICE
+from fracjax.operating import RULES
 
 DEFAULT_BATCH_SIZE = 16
 MOST_BATCH_SIZE = 4096
@@ -33,7 +35,7 @@ class Scores:
     """What a model says of n pictures.
 
     Attributes:
-        likelihoods: float32 (n,) in 0..1, not calibrated, of what the model's target names. Of a
+        likelihoods: float32 (n,) in 0..1, raw, of what the model's target names. Of a
             picture that is not familiar it means nothing.
         distances: float32 (n,), in root mean square standard deviations of the training images'
             features (:func:`fracjax.gate.distances`). The larger, the stranger.
@@ -60,6 +62,8 @@ class Prediction:
         manifest: The model that gave it, with its figures.
         notes: What a reader of the score should know of the image, as stable codes.
         others: Likelihoods, 0..1, not calibrated, of the further labels that the model has learned.
+        prevalence: Part of positives in the population that the likelihood is said of; ``None`` for
+            that of the studies that the model was calibrated on.
     """
 
     raw_likelihood: float
@@ -68,18 +72,29 @@ class Prediction:
     manifest: Manifest
     notes: tuple[str, ...]
     others: Mapping[str, float] = field(default_factory=dict)
+    prevalence: float | None = None
 
     @property
     def likelihood(self) -> float | None:
-        """The likelihood, 0..1, not calibrated, of what ``manifest.target`` names.
+        """The likelihood, 0..1, of what ``manifest.target`` names, as of a study of this one image.
 
-        ``None`` of a picture that is not familiar: of that, the model knows nothing.
+        It is calibrated if ``manifest.calibration`` is there. ``None`` of a picture that is not
+        familiar: of that, the model knows nothing.
         """
-        return self.raw_likelihood if self.familiar else None
+        return self._calibrated if self.familiar else None
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The operating points that call the image positive; none of one that is not familiar."""
+        return called(self.manifest, self.raw_likelihood) if self.familiar else ()
+
+    @property
+    def _calibrated(self) -> float:
+        return calibrated(self.manifest, self.raw_likelihood, self.prevalence)
 
     def __repr__(self) -> str:
         """Give a line without the raw likelihood: a notebook shows it, of refused pictures too."""
-        likelihood = f"{self.raw_likelihood:.3f}"
+        likelihood = f"{self._calibrated:.3f}"
         if not self.familiar:
             likelihood = f"None ({why_unfamiliar(self.distance, self.manifest.gate.threshold)})"
         notes = f", notes: {', '.join(self.notes)}" if self.notes else ""
@@ -93,8 +108,13 @@ class Prediction:
         lines = [NOTICE]
         if self.familiar:
             lines += [
-                f"{self.raw_likelihood:.3f}  likelihood (0 to 1, not calibrated) that "
-                f"{MEANING[self.manifest.target]}",
+                f"{self._calibrated:.3f}  likelihood (0 to 1) that {MEANING[self.manifest.target]}",
+                f"       {in_words(self.manifest.calibration, self.prevalence)}",
+                *(
+                    f"       {'at or above' if name in self.calls else 'below'} {name}: "
+                    f"{RULES[name]}"
+                    for name in self.manifest.operating_points
+                ),
                 *(f"{value:.3f}  likelihood of {name}" for name, value in self.others.items()),
             ]
         else:
@@ -121,6 +141,33 @@ def why_unfamiliar(distance: float, threshold: float) -> str:
     if distance <= threshold:
         return "the picture looks like a negative (black and white exchanged)"
     return "the picture is unlike those that the model learned from"
+
+
+def calibrated(manifest: Manifest, likelihood: float, prevalence: float | None) -> float:
+    """Calibrate a study's raw likelihood, if the model is calibrated; else leave it."""
+    if manifest.calibration is None:
+        return likelihood
+    return float(manifest.calibration.at_prevalence(likelihood, prevalence))
+
+
+def called(manifest: Manifest, likelihood: float) -> tuple[str, ...]:
+    """Name the operating points that call a study of a raw likelihood positive."""
+    points = manifest.operating_points.items()
+    return tuple(name for name, point in points if likelihood >= point.threshold)
+
+
+def check_calibrated(manifest: Manifest, prevalence: float | None) -> None:
+    """Make sure that likelihoods can be said of a population, if one is asked for.
+
+    Raises:
+        UsageError: The prevalence is none, or the model is not calibrated.
+    """
+    check_prevalence(prevalence)
+    if prevalence is not None and manifest.calibration is None:
+        raise UsageError(
+            f"{manifest.model_id} is not calibrated, so its likelihoods are of no population; "
+            "leave --prevalence away, or give a bundle that was trained with data.select"
+        )
 
 
 def network_of(manifest: Manifest) -> Network:
@@ -244,13 +291,19 @@ class Scorer:
             raise ValueError(f"{wanted}; these reach from {low:g} to {high:g}")
         return given.astype(np.float32, copy=False)
 
-    def predict(self, path: Path | str) -> Prediction:
+    def predict(self, path: Path | str, *, prevalence: float | None = None) -> Prediction:
         """Read and score one image file.
 
+        Args:
+            path: The file.
+            prevalence: Part of positives in the population that the likelihood is said of.
+
         Raises:
+            UsageError: ``prevalence`` is none, or the model is not calibrated.
             Rejected: The file yields no picture, or one of a body part outside the model's scope.
             OSError: It cannot be read.
         """
+        check_calibrated(self.manifest, prevalence)
         policy = ReadPolicy(body_parts=self.manifest.scope)
         picture = read_picture(Path(path).read_bytes(), policy)
         scores = self.score(network_input(picture.display, self.manifest.preprocess)[np.newaxis])
@@ -261,6 +314,7 @@ class Scorer:
             self.manifest,
             picture.notes,
             dict(zip(self.manifest.training.data.labels, scores.others[0].tolist(), strict=True)),
+            prevalence,
         )
 
 

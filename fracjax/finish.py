@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax import bundle, data, evaluate, gate, gate_fitting, parallel
+from fracjax import bundle, data, evaluate, gate, gate_fitting, parallel, tuning
 from fracjax.augment import augment
 from fracjax.card import render_card
 from fracjax.configs import Config
@@ -54,6 +55,7 @@ def write_bundle(
     *,
     begin: Initial,
     learned: data.Radiographs,
+    tuned_on: data.Radiographs,
     valid: data.Radiographs,
     note: str,
     stage: Stage = lambda *_: None,
@@ -68,7 +70,9 @@ def write_bundle(
         workdir: Where the bundle and the predictions go.
         begin: What it began with.
         learned: The images it has learned from.
-        valid: Others, of other groups.
+        tuned_on: Others, of other groups, which decide calibration and operating points; none, and
+            the bundle has neither.
+        valid: Others again, of other groups.
         note: What a reader of the card should know of the images.
         stage: Called now and then.
 
@@ -104,7 +108,9 @@ def write_bundle(
     )
     gated, scores = _fit_gate(unmeasured, weights, learned, valid, stage)
     figures = evaluate.figures(valid.facts, scores, config.data.labels)
-    manifest = dataclasses.replace(gated.manifest, figures=figures)
+    manifest = dataclasses.replace(
+        gated.manifest, figures=figures, measured_on=valid.sha256, **_tune(gated, tuned_on, stage)
+    )
     if parallel.is_first():
         _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid.facts, scores)
         encoded = bundle.encode_gate(gated.gate)
@@ -243,6 +249,20 @@ def _fit_gate(
     )
     manifest = dataclasses.replace(gated.manifest, gate=measured)
     return dataclasses.replace(gated, manifest=manifest), scores
+
+
+def _tune(tuned: bundle.Bundle, images: data.Radiographs, stage: Stage) -> dict[str, Any]:
+    """Let images decide what a manifest says of calibration and operating points."""
+    if not len(images):
+        return {}
+    told = _told(stage, "tuning", images)
+    scores = evaluate.predict(Scorer(tuned), images, report=told)
+    cases = evaluate.of_images(images.facts, scores.likelihoods)
+    studies = evaluate.of_studies(cases, [fact.study_id for fact in images.facts]).sample
+    return {
+        "calibration": tuning.calibration(studies, images.sha256),
+        "operating_points": tuning.operating_points(studies),
+    }
 
 
 def _told(stage: Stage, what: str, images: data.Radiographs) -> Callable[[int], None]:

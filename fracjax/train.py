@@ -123,6 +123,7 @@ def fit(
             workdir,
             begin=task.begin,
             learned=task.learned,
+            tuned_on=task.selecting,
             valid=task.valid,
             note=note,
             stage=stage,

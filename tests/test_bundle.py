@@ -234,13 +234,23 @@ def test_a_manifest_that_is_not_text(copy):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"format": "other"}, {"version": 3}, {"version": "2"}, {"version": None}], ids=str
+    "fields", [{"format": "other"}, {"version": 4}, {"version": "3"}, {"version": None}], ids=str
 )
 def test_another_format_or_version(fields, copy):
     edit(copy, **fields)
     message = refusal(copy)
     assert repr(next(iter(fields.values()))) in message
-    assert "version 2" in message
+    assert "versions 2 and 3" in message
+
+
+def test_a_version_that_was_not_tuned_is_read_as_such(copy):
+    fields = json.loads((copy / MANIFEST).read_text())
+    for name in ("measured_on", "calibration", "operating_points"):
+        del fields[name]
+    rewrite(copy, fields | {"version": 2})
+    manifest = bundle.load(copy).manifest
+    assert manifest.calibration is None
+    assert manifest.operating_points == {}
 
 
 def test_a_version_that_had_no_gate_says_how_to_get_one(copy):

@@ -45,7 +45,7 @@ from pathlib import Path
 from fracjax import configs, interrupt, metrics, sweep, train
 
 interrupt.install()
-train.RECORD_EVERY, metrics.BOOTSTRAP_SAMPLES = 1, 100
+train.RECORD_EVERY, metrics.intervals.BOOTSTRAP_SAMPLES = 1, 100
 data_dir, workdir, trials, *texts = sys.argv[1:]
 settings = [text[2:] for text in texts if text.startswith("s:")]
 sweep.run(
@@ -63,7 +63,7 @@ def quick():
     """Report each step, and draw few bootstrap samples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "RECORD_EVERY", 1)
-        patch.setattr(metrics, "BOOTSTRAP_SAMPLES", 100)
+        patch.setattr(metrics.intervals, "BOOTSTRAP_SAMPLES", 100)
         patch.setattr(search.gc, "collect", lambda: None)  # slow in a process of many tests
         yield
 

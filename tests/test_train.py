@@ -21,7 +21,7 @@ def quick():
     """Report each step, and draw few bootstrap samples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "RECORD_EVERY", 1)
-        patch.setattr(metrics, "BOOTSTRAP_SAMPLES", 100)
+        patch.setattr(metrics.intervals, "BOOTSTRAP_SAMPLES", 100)
         yield
 
 
@@ -176,7 +176,10 @@ def test_a_gate_is_fitted_anew_on_what_was_learned_from(tiny_config, data_dir, t
     assert told == [
         *((f"fitting the gate, pass {number} of 3", 0, learned) for number in (1, 2, 3)),
         *((f"measuring, pass {number} of 3", 0, measured) for number in (1, 2, 3)),
+        ("tuning", 0, 16 - learned),
     ]
+    assert manifest.measured_on, "the digest of what the figures are of"
+    assert manifest.calibration is None, "five images tune nothing"
     fitted = finish.fit_gate(tmp_path / "run", tmp_path / "new", data_dir=data_dir)
     assert fitted.gate.images == manifest.gate.images
     (tmp_path / "run/report.html").unlink()

@@ -48,6 +48,14 @@ def score_dir(
         Path | None, typer.Option(help="The site's private key for --identifiers hash.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="A spreadsheet beside the worklist.")] = False,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="Part of positives among your studies, 0 to 1, to say likelihoods of."),
+    ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(help="Bands with a guarantee, of fracjax calibrate-site."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count what is there; write nothing.")
     ] = False,
@@ -87,6 +95,8 @@ def score_dir(
             identifiers,
             key_file,
             csv,
+            prevalence,
+            site,
             restart,
             workers,
             timeout,
@@ -129,11 +139,14 @@ def _options(
     identifiers: str,
     key_file: Path | None,
     csv: bool,
+    prevalence: float | None,
+    site: Path | None,
     restart: bool,
     workers: int,
     timeout: float,
     worker_memory: float,
 ) -> "Options":
+    from fracjax import triage
     from fracjax.configs import override
     from fracjax.image import ReadPolicy
     from fracjax_jobs.identifiers import Mode, from_options
@@ -162,6 +175,8 @@ def _options(
             identifiers=from_options(Mode(identifiers), key_file),
             max_wait=None if max_wait is None else timedelta(hours=max_wait),
             csv=csv,
+            prevalence=prevalence,
+            site=None if site is None else triage.read(site),
         ),
         restart=restart,
     )
@@ -228,7 +243,7 @@ def _print(summary: "Summary", out: Path, options: "Options", *, show_paths: boo
         keys = [row["top_file_key"] for row in summary.top]
         found = _read_paths(paths, keys) if show_paths else None
         typer.echo("\n" + _table(summary.top, found))
-        typer.echo("Not calibrated: it ranks, but 0.8 does not mean 80 in 100.")
+        typer.echo(f"The likelihood is {summary.likelihood}.")
     if not summary.is_news:
         typer.echo("\nNothing has changed since the last run.")
     kept = options.presentation.identifiers.key is None

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fracjax import interrupt
-from fracjax.engine import Scorer
+from fracjax.calibration import in_words
+from fracjax.engine import Scorer, check_calibrated
 from fracjax.errors import UsageError
 from fracjax.image import ReadPolicy
 from fracjax.notice import NOTICE
+from fracjax.triage import check_model
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.ledger import Ledger
 from fracjax_jobs.pool import Limits, read_all
@@ -103,7 +105,8 @@ def score_dir(
 
     Raises:
         UsageError: ``root`` is no directory or holds no file, ``out`` lies in it or cannot be
-            written, or beside it lies the state of a run under other conditions.
+            written, beside it lies the state of a run under other conditions, or likelihoods are
+            to be said of a population, or banded, that the model does not allow.
         JobError: The state is damaged, or reading processes do not start.
         SystemExit: A signal has come. What was read till then is scored and kept.
     """
@@ -116,6 +119,9 @@ def score_dir(
             "or give --csv"
         )
     manifest = scorer.manifest
+    check_calibrated(manifest, options.presentation.prevalence)
+    if options.presentation.site is not None:
+        check_model(options.presentation.site, manifest)
     policy = options.policy
     if not policy.body_parts:
         policy = replace(policy, body_parts=manifest.scope)
@@ -236,14 +242,21 @@ def provenance(
     Nothing in it is of one run alone, so that a run which finds nothing new writes the same bytes.
     """
     manifest = scorer.manifest
-    max_wait = presentation.max_wait
+    max_wait, calibration = presentation.max_wait, manifest.calibration
     # Without the export: from its digest, a path that names a patient could be guessed.
     configuration = {name: value for name, value in claim.items() if name != "export"}
     return {
         "notice": NOTICE,
         "schema_version": SCHEMA_VERSION,
         "target": manifest.target,
-        "likelihood": "mean over the study's images of the model's output, not calibrated",
+        "raw_likelihood": "mean over the study's images of the model's output",
+        "likelihood": f"the raw one, {in_words(calibration, presentation.prevalence)}",
+        "prevalence": presentation.prevalence,
+        "calibration": None if calibration is None else asdict(calibration),
+        "operating_points": {
+            name: asdict(point) for name, point in manifest.operating_points.items()
+        },
+        "site": None if presentation.site is None else asdict(presentation.site),
         **configuration,
         "preprocess_sha256": _digest(claim["preprocess"]),
         "policy_sha256": _digest(claim["policy"]),

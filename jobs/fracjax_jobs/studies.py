@@ -95,7 +95,7 @@ class Outcome:
         return self.image.record.account
 
     @property
-    def likelihood(self) -> float | None:
+    def raw_likelihood(self) -> float | None:
         """Of this image; ``None`` where it is set aside."""
         return self.account.likelihood if self.reason is None else None
 
@@ -116,8 +116,8 @@ class Study:
     @property
     def scored(self) -> list[Outcome]:
         """Its scored images, most likely first."""
-        scored = [image for image in self.images if image.likelihood is not None]
-        return sorted(scored, key=lambda image: -(image.likelihood or 0.0))
+        scored = [image for image in self.images if image.raw_likelihood is not None]
+        return sorted(scored, key=lambda image: -(image.raw_likelihood or 0.0))
 
     @property
     def set_aside(self) -> list[Reason]:
@@ -125,15 +125,17 @@ class Study:
         return [image.reason for image in self.images if image.reason is not None]
 
     @property
-    def likelihood(self) -> float | None:
-        """Mean of the likelihoods of its images, as in the MURA paper (arXiv:1712.06957, 3.1)."""
-        likelihoods = [image.likelihood for image in self.images if image.likelihood is not None]
+    def raw_likelihood(self) -> float | None:
+        """Mean of the raw likelihoods of its images, as MURA does (arXiv:1712.06957, 3.1)."""
+        likelihoods = [
+            image.raw_likelihood for image in self.images if image.raw_likelihood is not None
+        ]
         return sum(likelihoods) / len(likelihoods) if likelihoods else None
 
     @property
     def band(self) -> Band:
         """Its place. Of several reasons, the one that calls loudest for a person."""
-        if self.likelihood is not None:
+        if self.raw_likelihood is not None:
             return Band.RANKED
         reasons = set(self.set_aside)
         if reasons - {Reason.UNFAMILIAR, Reason.OUT_OF_SCOPE}:

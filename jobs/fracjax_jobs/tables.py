@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from fracjax.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"fracjax"
 
 PRIVATE = 0o600
@@ -40,7 +40,10 @@ WORKLIST = pa.schema(
         pa.field("band", pa.string(), nullable=False),
         pa.field("is_overdue", pa.bool_(), nullable=False),
         pa.field("likelihood", pa.float32()),
+        pa.field("raw_likelihood", pa.float32()),
         pa.field("target", pa.string(), nullable=False),
+        pa.field("calls", _TEXTS, nullable=False),
+        pa.field("triage", pa.string()),
         pa.field("study_key", pa.string(), nullable=False),
         pa.field("study_instance_uid", pa.string()),
         pa.field("accession_number", pa.string()),
@@ -53,7 +56,7 @@ WORKLIST = pa.schema(
         pa.field("images_found", pa.int32(), nullable=False),
         pa.field("images_scored", pa.int32(), nullable=False),
         pa.field("images_set_aside", pa.int32(), nullable=False),
-        pa.field("image_likelihoods", pa.list_(pa.float32()), nullable=False),
+        pa.field("image_raw_likelihoods", pa.list_(pa.float32()), nullable=False),
         pa.field("image_file_keys", _TEXTS, nullable=False),
         pa.field("top_sop_instance_uid", pa.string()),
         pa.field("top_file_key", pa.string()),
@@ -79,7 +82,7 @@ FILES = pa.schema(
         pa.field("is_failure", pa.bool_(), nullable=False),
         pa.field("study_key", pa.string()),
         pa.field("sop_instance_uid", pa.string()),
-        pa.field("likelihood", pa.float32()),
+        pa.field("raw_likelihood", pa.float32()),
         pa.field("distance", pa.float32()),
         pa.field("body_part", pa.string()),
         pa.field("body_part_source", pa.string()),

@@ -15,8 +15,11 @@ from typing import Any
 
 from fracjax import interrupt
 from fracjax.bundle import Manifest
+from fracjax.calibration import in_words
+from fracjax.engine import calibrated, called
 from fracjax.image import Header, Reason
 from fracjax.notice import NOTICE
+from fracjax.triage import Triage
 from fracjax_jobs import previews
 from fracjax_jobs.identifiers import Identifiers
 from fracjax_jobs.inventory import Inventory
@@ -84,11 +87,16 @@ class Presentation:
         identifiers: What stands for study UIDs and accession numbers.
         max_wait: After which a study is read next, whatever its likelihood; ``None`` for never.
         csv: Whether the worklist is written for a spreadsheet, too.
+        prevalence: Part of positives in the population that likelihoods are said of; ``None`` for
+            that of the studies that the model was calibrated on.
+        site: Bands that a site has found by studies that it has labelled.
     """
 
     identifiers: Identifiers = field(default_factory=Identifiers)
     max_wait: timedelta | None = None
     csv: bool = False
+    prevalence: float | None = None
+    site: Triage | None = None
 
 
 @dataclass(slots=True)
@@ -104,6 +112,7 @@ class Summary:
         studies_in_part: Ranked ones with images that were set aside.
         studies_overdue: Ranked ones that have waited too long.
         top: Rows of the first ranked studies.
+        likelihood: What it is, in words.
         is_news: Whether a table differs from that of an earlier run.
     """
 
@@ -115,6 +124,7 @@ class Summary:
     studies_in_part: int = 0
     studies_overdue: int = 0
     top: list[dict[str, Any]] = field(default_factory=list)
+    likelihood: str = ""
     is_news: bool = False
 
     @property
@@ -158,7 +168,7 @@ def write_tables(
         SystemExit: A signal has come. The tables are those of before.
         RuntimeError: The accounts do not add up, which is a defect of this program.
     """
-    summary = Summary()
+    summary = Summary(likelihood=in_words(manifest.calibration, presentation.prevalence))
     with ExitStack() as stack:
         for path in paths.all:
             discard_partial(path)
@@ -284,8 +294,8 @@ def _put_study(
     reference = datetime.fromisoformat(state.reference)
     is_overdue = study.is_overdue(reference, presentation.max_wait)
     waits = study.waiting_since(reference.tzinfo).isoformat() if is_overdue else "~"  # after digits
-    place = (_PLACES[study.band], waits, -(study.likelihood or 0.0), key)
-    row = _study_row(state, study, key, presentation.identifiers, manifest)
+    place = (_PLACES[study.band], waits, -(study.raw_likelihood or 0.0), key)
+    row = _study_row(state, study, key, presentation, manifest)
     studies.put(place, json.dumps(row | {"is_overdue": is_overdue}))
 
 
@@ -320,7 +330,7 @@ def _put_outcome(
         "is_failure": outcome.is_lost,
         "study_key": study_key,
         "sop_instance_uid": identifiers.show(header.sop_instance_uid),
-        "likelihood": outcome.likelihood,
+        "raw_likelihood": outcome.raw_likelihood,
         "distance": account.distance,
         "body_part": header.body_part,
         "body_part_source": header.body_part_source,
@@ -366,9 +376,10 @@ def _study_key(
 
 
 def _study_row(
-    state: State, study: Study, key: str, identifiers: Identifiers, manifest: Manifest
+    state: State, study: Study, key: str, presentation: Presentation, manifest: Manifest
 ) -> dict[str, Any]:
     """Give a study's row of the worklist (``docs/worklist.md``), but for its rank."""
+    identifiers, site, raw = presentation.identifiers, presentation.site, study.raw_likelihood
     headers, scored = study.headers, study.scored
     top = scored[0] if scored else None
     top_header = top.account.header if top else None
@@ -385,8 +396,11 @@ def _study_row(
     return {
         "rank": None,
         "band": study.band,
-        "likelihood": study.likelihood,
+        "likelihood": None if raw is None else calibrated(manifest, raw, presentation.prevalence),
+        "raw_likelihood": raw,
         "target": manifest.target,
+        "calls": [] if raw is None else list(called(manifest, raw)),
+        "triage": None if raw is None or site is None else site.band(raw),
         "study_key": key,
         "study_instance_uid": shown("study_instance_uid"),
         "accession_number": shown("accession_number"),
@@ -403,7 +417,7 @@ def _study_row(
         "images_set_aside": sum(
             image.account.frames for image in study.images if image.reason is not None
         ),
-        "image_likelihoods": [image.likelihood for image in scored],
+        "image_raw_likelihoods": [image.raw_likelihood for image in scored],
         "image_file_keys": [_file_key(state, image.image, identifiers) for image in scored],
         "top_sop_instance_uid": (
             identifiers.show(top_header.sop_instance_uid) if top_header else None

@@ -174,7 +174,7 @@ def check_conserved(run):
     for row in run.files:
         reasons.update({row["reason"]: row["frames"]} if row["reason"] else {})
     scored = [row for row in run.files if row["outcome"] == SCORED]
-    assert all((row["likelihood"] is not None) == (row["reason"] is None) for row in run.files)
+    assert all((row["raw_likelihood"] is not None) == (row["reason"] is None) for row in run.files)
     assert run.metadata["files_found"] == len(run.linkage)
     assert run.metadata["images_scored"] == len(scored)
     assert run.metadata["set_aside"] == reasons

@@ -80,14 +80,14 @@ def test_a_study_tells_what_its_first_header_says(worked):
 
 def test_its_likelihood_is_the_mean_of_its_images(worked):
     for study in worked.worklist:
-        likelihoods = study["image_likelihoods"]
+        likelihoods = study["image_raw_likelihoods"]
         if likelihoods:
             assert study["likelihood"] == pytest.approx(np.mean(likelihoods), abs=1e-6)
             assert likelihoods == sorted(likelihoods, reverse=True)
     by_key = {row["file_key"]: row for row in worked.files}
     for study in worked.worklist:
         rows = [by_key[key] for key in study["image_file_keys"]]
-        assert [row["likelihood"] for row in rows] == study["image_likelihoods"]
+        assert [row["raw_likelihood"] for row in rows] == study["image_raw_likelihoods"]
         assert all(row["study_key"] == study["study_key"] for row in rows)
         if rows:
             assert study["top_file_key"] == rows[0]["file_key"]
@@ -214,7 +214,7 @@ def test_the_same_picture_has_the_same_likelihood_in_every_form(tmp_path, scorer
         put(root, name.replace("/", " "), data)
     with reading_here():
         run = score(root, tmp_path / "worklist.parquet", scorer)
-    likelihoods = {run.paths[row["file_key"]]: row["likelihood"] for row in run.files}
+    likelihoods = {run.paths[row["file_key"]]: row["raw_likelihood"] for row in run.files}
     reverse = likelihoods.pop("reversed")
     reference = likelihoods["8 bits"]
     assert abs(reverse - reference) > 5 * SAME, "this network cannot tell pictures apart"
@@ -276,7 +276,7 @@ def test_one_score_ranks_a_study_and_nothing_else_moves_its_mean(given_reasons, 
     images += [image(99 + n, likelihood=value) for n, value in enumerate(likelihoods)]
     made = study(*images)
     assert made.band == Band.RANKED
-    assert made.likelihood == pytest.approx(np.mean(likelihoods))
+    assert made.raw_likelihood == pytest.approx(np.mean(likelihoods))
     assert len(made.set_aside) == len(given_reasons)
 
 

@@ -678,7 +678,7 @@ def test_duckdb_and_pandas_see_the_documented_types(night):
     described = duckdb.sql(f"DESCRIBE FROM '{night['out']}'").fetchall()
     types = {name: kind for name, kind, *_ in described}
     assert (types["rank"], types["likelihood"]) == ("INTEGER", "FLOAT")
-    assert (types["band"], types["image_likelihoods"]) == ("VARCHAR", "FLOAT[]")
+    assert (types["band"], types["image_raw_likelihoods"]) == ("VARCHAR", "FLOAT[]")
     frame = pandas.read_parquet(night["out"])
     assert frame["likelihood"].dtype == "float32"
     assert frame["images_scored"].dtype == "int32"
@@ -689,7 +689,7 @@ def test_polars_reads_the_worklist(night):
     polars = pytest.importorskip("polars")
     frame = polars.read_parquet(night["out"])
     assert frame["rank"].null_count() > 0
-    assert frame.schema["image_likelihoods"] == polars.List(polars.Float32)
+    assert frame.schema["image_raw_likelihoods"] == polars.List(polars.Float32)
 
 
 # Real files
