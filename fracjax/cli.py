@@ -412,7 +412,8 @@ def evaluate(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="A new directory for evaluation.json and report.html.")
+        Path | None,
+        typer.Option(help="A new directory for report.html, evaluation.json and cases.csv."),
     ] = None,
 ) -> None:
     """Measure a model: on a data set, or by a hospital's own labels of a worklist."""
@@ -445,7 +446,7 @@ def evaluate(
     typer.echo("\n".join(evaluated.evaluation.lines()))
     if out is not None:
         write_report(evaluated, out)
-        typer.echo(f"\n{out}: evaluation.json, and report.html for a browser")
+        typer.echo(f"\n{out}: report.html for a browser, evaluation.json and cases.csv")
 
 
 @app.command("calibrate-site", cls=Command)
@@ -484,6 +485,34 @@ def calibrate_site(
     found.write(out)
     typer.echo("\n".join(found.lines()))
     typer.echo(f"{out}: give it to score-dir as --site")
+
+
+@app.command("simulate-queue", cls=Command)
+def simulate_queue(
+    cases: Annotated[Path, typer.Argument(help="cases.csv of fracjax evaluate --out.")],
+    threshold: Annotated[
+        float,
+        typer.Option(help="Raw likelihood below which a positive counts as a false negative."),
+    ],
+    studies_per_hour: Annotated[float, typer.Option(help="That arrive.")] = 24.0,
+    minutes_per_study: Annotated[float, typer.Option(help="That reading one takes.")] = 2.0,
+    readers: Annotated[int, typer.Option(help="Who read at the same time.")] = 1,
+    hours: Annotated[float, typer.Option(help="Of a day in which studies arrive.")] = 12.0,
+    max_wait: Annotated[
+        float, typer.Option(help="Minutes after which a study is read next.")
+    ] = 60.0,
+    days: Annotated[int, typer.Option(help="That are simulated.")] = 200,
+    seed: int = 0,
+) -> None:
+    """Simulate how long positives, and those that the model misses, wait in which order."""
+    from fracjax import queueing
+    from fracjax.evaluate import read_cases
+
+    department = queueing.Department(
+        studies_per_hour, minutes_per_study, readers, hours, days, max_wait
+    )
+    waits = queueing.simulate(read_cases(cases), threshold, department, seed=seed)
+    typer.echo("\n".join([NOTICE, *queueing.lines(waits, department, threshold)]))
 
 
 app.command(name="score-dir", cls=Command)(score_dir)

@@ -281,6 +281,14 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
     assert said.startswith(NOTICE)
     assert "AUROC" in said
     assert (tmp_path / "out" / "report.html").is_file()
+    cases = tmp_path / "out" / "cases.csv"
+    assert "key" not in cases.read_text(), "no study is named"
+    command("simulate-queue", cases, "--threshold", 0.5, "--days", 3)
+    said = capsys.readouterr().out
+    assert said.startswith(NOTICE)
+    assert "ranked_with_limit" in said
+    with pytest.raises(DataError, match="holds no cases"):
+        command("simulate-queue", table, "--threshold", 0.5)
     site = tmp_path / "site.json"
     loose = ["--miss-rate", 0.2, "--false-alarm-rate", 0.2, "--confidence", 0.8]
     command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)

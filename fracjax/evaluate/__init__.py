@@ -3,7 +3,7 @@
 from fracjax.evaluate.cases import Cases, of_images, of_studies
 from fracjax.evaluate.headlines import cross_entropy, figures, overall
 from fracjax.evaluate.predicting import predict
-from fracjax.evaluate.report import write_report
+from fracjax.evaluate.report import read_cases, write_report
 from fracjax.evaluate.running import Settings, evaluate_images, evaluate_site
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "of_studies",
     "overall",
     "predict",
+    "read_cases",
     "write_report",
 ]

@@ -1,19 +1,26 @@
 """The report of an evaluation: one page that needs nothing else, and the same for a program."""
 
+import csv
+import io
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from fracjax import files
 from fracjax.calibration import in_words as calibration_in_words
 from fracjax.card import MEANING
+from fracjax.errors import DataError
 from fracjax.evaluate.evaluation import Evaluation
 from fracjax.evaluate.measuring import ALL, Measured, in_words
 from fracjax.evaluate.running import Evaluated
 from fracjax.figure import Figure
+from fracjax.metrics import Sample
 from fracjax.page import document, drawings, table
 
 REPORT_NAME = "report.html"
+CASES_NAME = "cases.csv"
 
 FIRST = (
     "auroc",
@@ -29,7 +36,9 @@ COLUMNS = ("figure", "value", "95 % interval", "n", "positive", "groups")
 
 
 def write_report(evaluated: Evaluated, directory: Path) -> None:
-    """Write ``evaluation.json`` and ``report.html`` into a new directory.
+    """Write ``evaluation.json``, ``report.html`` and ``cases.csv`` into a new directory.
+
+    The cases have no name: of a hospital's studies, that would be a patient's.
 
     Raises:
         OSError: It cannot be written.
@@ -37,6 +46,41 @@ def write_report(evaluated: Evaluated, directory: Path) -> None:
     directory.mkdir(parents=True)
     evaluated.evaluation.write(directory)
     files.write_text(directory / REPORT_NAME, render(evaluated))
+    files.write_text(directory / CASES_NAME, _cases(evaluated))
+
+
+def read_cases(path: Path) -> Sample:
+    """Read the studies of ``cases.csv``, with their raw likelihoods.
+
+    Raises:
+        DataError: It is no such file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = zip(
+            *[(row["label"], row["raw_likelihood"], row["group"]) for row in rows], strict=True
+        )
+        labels, scores, groups = (np.array(column, np.float64) for column in columns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (KeyError, ValueError, UnicodeDecodeError):
+        raise DataError(
+            f"{path} holds no cases; give the cases.csv of 'fracjax evaluate --out'"
+        ) from None
+    return Sample.of(labels, scores, groups)
+
+
+def _cases(evaluated: Evaluated) -> str:
+    sample, calibration = evaluated.studies.sample, evaluated.evaluation.calibration
+    likelihoods = sample.scores if calibration is None else calibration(sample.scores)
+    _, groups = np.unique(sample.groups, return_inverse=True)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("label", "raw_likelihood", "likelihood", "group"))
+    columns = (sample.labels, sample.scores, likelihoods, groups)
+    rows.writerows(zip(*(column.tolist() for column in columns), strict=True))
+    return text.getvalue()
 
 
 def render(evaluated: Evaluated) -> str:
