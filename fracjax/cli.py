@@ -345,6 +345,12 @@ def predict(
         Path | None, typer.Option(help="A model bundle; by default the one that ships.")
     ] = None,
     prevalence: Prevalence = None,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="A new .png: the image, and what moved its likelihood.")
+    ] = None,
+    heatmap_method: Annotated[
+        Literal["grad_cam", "integrated_gradients"], typer.Option(help="How it is found out.")
+    ] = "grad_cam",
 ) -> None:
     """Score one image.
 
@@ -353,15 +359,19 @@ def predict(
     not to be scored (another body part, no radiograph, raw detector values);
     70 a defect of this program.
     """
-    from fracjax import engine
+    from fracjax import engine, files
     from fracjax.bundle import BUNDLED
+    from fracjax.explain import encode_png
     from fracjax.image import Reason, Rejected
 
     if not file.is_file():  # a pipe would be waited for
         raise UsageError(f"{file} is no file; give a radiograph")
+    if heatmap is not None and (heatmap.suffix != ".png" or heatmap.exists()):
+        raise UsageError(f"{heatmap} is no new file named as PNG; give another --heatmap")
     scorer = engine.load(bundle or BUNDLED, batch_size=1)
+    engine.check_calibrated(scorer.manifest, prevalence)
     try:
-        prediction = scorer.predict(file, prevalence=prevalence)
+        picture = scorer.read(file)
     except Rejected as rejected:
         unreadable = rejected.reason.is_failure or rejected.reason == Reason.NOT_AN_IMAGE
         kind = UsageError if unreadable else NotScoredError
@@ -371,7 +381,11 @@ def predict(
             Reason.MULTI_FRAME: "export single frames",
         }.get(rejected.reason, "give a radiograph")
         raise kind(f"{file} is not scored: {rejected}; {way_out}") from None
+    prediction = scorer.predict_picture(picture, prevalence=prevalence)
     typer.echo(prediction)
+    if heatmap is not None:
+        files.write_synced(heatmap, encode_png(scorer.heat_map(picture, heatmap_method)))
+        typer.echo(f"{heatmap}: what moved the likelihood, which is no marking of a finding")
     if not prediction.familiar:
         raise typer.Exit(NotScoredError.exit_code)
 

@@ -23,10 +23,12 @@ h3 { font-size: 1rem; margin: 0 0 .25rem; }
 .notice { background: var(--warn); border-left: .3rem solid var(--mark); font-weight: 600;
   padding: .6rem .9rem; }
 .curves { display: grid; gap: 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
 figure { margin: 0; max-width: 36rem; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit !important; }
+.pair { display: flex; gap: .4rem; }
+.pair img { flex: 1 1 0; min-width: 0; object-fit: contain; background: #000; max-height: 20rem; }
 figcaption { color: var(--soft); font-size: .875rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

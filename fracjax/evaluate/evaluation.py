@@ -12,6 +12,7 @@ from fracjax.calibration import Calibration
 from fracjax.configs import Target
 from fracjax.evaluate.cases import Aggregation, Level
 from fracjax.evaluate.comparing import Comparison
+from fracjax.evaluate.locating import Located, lines
 from fracjax.evaluate.measuring import ALL, Measured, find, in_words
 from fracjax.notice import NOTICE
 
@@ -56,6 +57,7 @@ class Evaluation:
         remarks: What a reader of the figures must know.
         rows: The figures.
         comparison: With another model; ``None`` if there was none.
+        located: How well heat maps point; ``None`` where nothing is marked.
         command: What was run.
         software: Versions.
         created: When, ISO 8601.
@@ -74,6 +76,7 @@ class Evaluation:
     remarks: tuple[str, ...]
     rows: tuple[Measured, ...]
     comparison: Comparison | None
+    located: Located | None
     command: str
     software: Mapping[str, str]
     created: str
@@ -107,6 +110,8 @@ class Evaluation:
         ]
         if any(row.level == "image" for row in self.rows):
             said += ["", f"AUROC of images: {self.find('auroc', level='image').figure}"]
+        if self.located is not None:
+            said += ["", *lines(self.located)]
         if self.comparison is not None:
             said += ["", f"less those of {self.comparison.other}, on the same studies"]
             said += [f"  {apart}" for apart in self.comparison.differences]

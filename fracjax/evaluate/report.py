@@ -1,5 +1,6 @@
 """The report of an evaluation: one page that needs nothing else, and the same for a program."""
 
+import base64
 import csv
 import io
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from fracjax.calibration import in_words as calibration_in_words
 from fracjax.card import MEANING
 from fracjax.errors import DataError
 from fracjax.evaluate.evaluation import Evaluation
+from fracjax.evaluate.examples import Shown
 from fracjax.evaluate.measuring import ALL, Measured, in_words
 from fracjax.evaluate.running import Evaluated
-from fracjax.figure import Figure
+from fracjax.figure import Figure, Undefined
 from fracjax.metrics import Sample
 from fracjax.page import document, drawings, table
 
@@ -93,6 +95,7 @@ def render(evaluated: Evaluated) -> str:
             _decisions(evaluated),
             _subsets(evaluation),
             _comparison(evaluation),
+            _examples(evaluated),
             _all_figures(evaluation),
             _made(evaluation),
         ]
@@ -206,6 +209,51 @@ where the interval excludes zero.</p>
 <ul>{calls}</ul>"""
 
 
+def _examples(evaluated: Evaluated) -> str:
+    if not evaluated.shown:
+        return ""
+    located = evaluated.evaluation.located
+    said = (
+        "Nothing is marked in these images, so it cannot be told whether the maps point right."
+        if located is None
+        else f"On all positive images with marked boxes, {located.verdict}."
+    )
+    rows = (
+        []
+        if located is None
+        else [
+            ("hottest place in a box", located.pointing),
+            ("part of the heat in boxes", located.energy),
+            ("part of the picture that boxes cover: chance", located.chance),
+            ("middle of the picture in a box", located.centre),
+            ("hottest place, above chance", located.above_chance),
+            ("hottest place, above the middle", located.above_centre),
+            ("hottest place in a box, random weights", located.random_pointing),
+            ("rank correlation with the maps of random weights", located.random_likeness),
+        ]
+    )
+    cells = [(name, *_figure_cells(figure)) for name, figure in rows]
+    pictures = "\n".join(
+        f'<figure>\n<div class="pair">{_image(shown.plain, shown)}{_image(shown.heated, shown)}'
+        f"</div>\n<figcaption><strong>{shown.kind}</strong>, raw likelihood "
+        f"{shown.likelihood:.3f}, {escape(shown.source)}</figcaption>\n</figure>"
+        for shown in evaluated.shown
+    )
+    return f"""<h2>Examples</h2>
+<p>The surest of each kind at the middle operating point; wrong ones first. Left: the image, with
+the boxes that are marked in it. Right: what moved the likelihood (Grad-CAM), which is no marking of
+a fracture; the surer the model, the stronger the colours. {escape(said)}</p>
+{table(COLUMNS, cells, numbers=True) if cells else ""}
+<div class="curves">
+{pictures}
+</div>"""
+
+
+def _image(jpeg: bytes, shown: Shown) -> str:
+    encoded = base64.b64encode(jpeg).decode()
+    return f'<img src="data:image/jpeg;base64,{encoded}" alt="{escape(shown.kind)}">'
+
+
 def _all_figures(evaluation: Evaluation) -> str:
     parts = ["<h2>All figures</h2>"]
     for level in ("study", "image"):
@@ -241,13 +289,16 @@ def _cells(rows: list[Measured]) -> Iterator[tuple[str, ...]]:
             name += f" where {100 * row.prevalence:.3g} % are positive"
         if row.at:
             name += f", {row.at}"
-        figure = row.figure
-        value = (
-            (f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}")
-            if isinstance(figure, Figure)
-            else ("undefined", figure.reason)
-        )
-        yield name, *value, str(figure.n), str(figure.positives), str(figure.groups)
+        yield name, *_figure_cells(row.figure)
+
+
+def _figure_cells(figure: Figure | Undefined) -> tuple[str, ...]:
+    value = (
+        (f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}")
+        if isinstance(figure, Figure)
+        else ("undefined", figure.reason)
+    )
+    return *value, str(figure.n), str(figure.positives), str(figure.groups)
 
 
 def _is_overall(row: Measured, name: str) -> bool:

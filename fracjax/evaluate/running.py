@@ -20,6 +20,8 @@ from fracjax.evaluate import site
 from fracjax.evaluate.cases import Aggregation, Cases, of_images, of_studies
 from fracjax.evaluate.comparing import compare
 from fracjax.evaluate.evaluation import Evaluation, Threshold
+from fracjax.evaluate.examples import Shown, choose
+from fracjax.evaluate.locating import locate
 from fracjax.evaluate.measuring import HALF, measure_all
 from fracjax.evaluate.predicting import predict
 from fracjax.metrics import reliability
@@ -58,10 +60,12 @@ class Evaluated:
     Attributes:
         evaluation: The figures.
         studies: The studies, with raw likelihoods.
+        shown: Images for a person to look at; none of a worklist.
     """
 
     evaluation: Evaluation
     studies: Cases
+    shown: tuple[Shown, ...] = ()
 
 
 def evaluate_images(
@@ -145,8 +149,17 @@ def evaluate_images(
         data_sha256=images.sha256,
         remarks=remarks,
         comparison=comparison,
+        located=locate(
+            scorer,
+            images,
+            report=lambda done, of: stage("comparing heat maps with boxes", done, of),
+        ),
     )
-    return Evaluated(evaluation, studies)
+    threshold = next((point.threshold for point in thresholds.values()), 0.5)
+    if "youden" in thresholds:
+        threshold = thresholds["youden"].threshold
+    shown = choose(scorer, images, likelihoods[0], threshold)
+    return Evaluated(evaluation, studies, tuple(shown))
 
 
 def evaluate_site(
@@ -202,6 +215,7 @@ def evaluate_site(
         data_sha256=read.sha256,
         remarks=remarks,
         comparison=None,
+        located=None,
     )
     return Evaluated(evaluation, read.studies)
 

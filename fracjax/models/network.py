@@ -163,6 +163,20 @@ class Network:
         logits, features = model(x)
         return logits, features
 
+    def maps(self, variables: Variables, x: jax.Array) -> jax.Array:
+        """Give what the head judges of normalised pictures (batch, height, width, 3).
+
+        Returns:
+            (batch, height / 32, width / 32, channels).
+        """
+        maps, _ = nnx.merge(self._eval_graph, self._unflatten(variables)).maps(x)
+        return maps
+
+    def judge(self, variables: Variables, maps: jax.Array) -> jax.Array:
+        """Give the logits float32 (batch, outputs) of what :meth:`maps` gives."""
+        logits: jax.Array = nnx.merge(self._eval_graph, self._unflatten(variables)).logits(maps)
+        return logits
+
     def train_logits(
         self, variables: Variables, x: jax.Array, keys: jax.Array
     ) -> tuple[jax.Array, Variables]:

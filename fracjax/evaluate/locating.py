@@ -1,0 +1,208 @@
+"""Whether heat maps point at what was marked, beside chance and a network that knows nothing.
+
+The pointing game (Zhang et al., arXiv:1608.00507, 4.2) asks whether the hottest place lies in a
+marked box; the energy in the boxes is the part of a map's heat that does. Both are easy where boxes
+are large, so the part of the picture that boxes cover stands beside them: what a place drawn by
+chance would hit. A network with random weights is the sanity check of Adebayo et al.
+(arXiv:1810.03292): a map that it makes as well shows the picture and not what was learned.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fracjax import bundle, data, metrics
+from fracjax.engine import Scorer, network_of
+from fracjax.explain import Method, on_picture
+from fracjax.figure import Figure, Undefined
+from fracjax.image import network_input
+from fracjax.metrics.intervals import ANY
+
+MOST_SEEDS = 8
+"""Random networks that are tried: of one that is sure of a negative, no map has any heat."""
+
+ROUNDING = 1e-3
+"""Of a pixel, by which a box may reach into the next."""
+
+SIDE = 64
+"""Cells of a side that maps are compared in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """How well heat maps point, over positive images with boxes.
+
+    Attributes:
+        method: How the maps were made.
+        pointing: Part whose hottest place lies in a box.
+        energy: Mean part of the heat that lies in boxes.
+        chance: Mean part of the picture that boxes cover: what both would be by chance.
+        centre: Part in which the middle of the picture lies in a box.
+        above_chance: Pointing less chance, paired by image.
+        above_centre: Pointing less the middle, paired by image: body parts lie in the middle.
+        random_pointing: Part whose hottest place lies in a box, by random weights.
+        random_likeness: Mean rank correlation of the maps of learned and random weights, -1..1.
+    """
+
+    method: Method
+    pointing: Figure | Undefined
+    energy: Figure | Undefined
+    chance: Figure | Undefined
+    centre: Figure | Undefined
+    above_chance: Figure | Undefined
+    above_centre: Figure | Undefined
+    random_pointing: Figure | Undefined
+    random_likeness: Figure | Undefined
+
+    @property
+    def verdict(self) -> str:
+        """Say whether the maps point at what was marked."""
+        chance, centre = self.above_chance, self.above_centre
+        for above in (chance, centre):
+            if isinstance(above, Undefined):
+                return f"it cannot be told whether the maps point right: {above.reason}"
+        if _is_above(chance) and _is_above(centre):
+            return "the maps point at what was marked more often than chance and the middle would"
+        if _is_above(chance):
+            return (
+                "the maps point at what was marked more often than chance would, but not surely "
+                "more often than the middle of the picture: do not rely on them"
+            )
+        return "the maps are no better than chance: do not read them"
+
+
+def score_map(
+    heat: NDArray[np.float32], boxes: NDArray[np.float32]
+) -> tuple[float, float, float, float]:
+    """Compare a heat map with boxes.
+
+    Args:
+        heat: (height, width), 0 or more.
+        boxes: (n, 4) as ymin, xmin, ymax, xmax in 0..1.
+
+    Returns:
+        Whether the hottest pixel lies in a box, 0 or 1, of a map without heat the covered part;
+        the part of the heat in boxes, of such a map the covered part, too; the part of the picture
+        that boxes cover; and whether its middle lies in one, 0 or 1.
+    """
+    inside = in_boxes(heat.shape, boxes)
+    covered = float(inside.mean())
+    middle = float(inside[heat.shape[0] // 2, heat.shape[1] // 2])
+    total = float(heat.sum(dtype=np.float64))
+    if total <= 0:
+        return covered, covered, covered, middle
+    hottest = np.unravel_index(int(heat.argmax()), heat.shape)
+    energy = float(heat[inside].sum(dtype=np.float64)) / total
+    return float(inside[hottest]), energy, covered, middle
+
+
+def in_boxes(shape: tuple[int, ...], boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which pixels of a picture (height, width) lie in one of boxes (n, 4) in 0..1."""
+    height, width = shape
+    inside = np.zeros((height, width), bool)
+    scale = np.array([height, width, height, width], np.float64)
+    for top, left, bottom, right in (boxes * scale).tolist():
+        rows, columns = _pixels(top, bottom), _pixels(left, right)
+        inside[rows, columns] = True
+    return inside
+
+
+def _pixels(start: float, stop: float) -> slice:
+    """Give the pixels that a part of a line touches, one at least, but for rounding."""
+    first = int(start + ROUNDING)
+    return slice(first, max(first + 1, math.ceil(stop - ROUNDING)))
+
+
+def locate(
+    scorer: Scorer,
+    images: data.Radiographs,
+    method: Method = "grad_cam",
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Located | None:
+    """Score the heat maps of positive images by their boxes.
+
+    Args:
+        scorer: The model.
+        images: Labelled images; those that are positive and have boxes count.
+        method: How maps are made.
+        report: Called now and then with how many images are done, and of how many.
+
+    Returns:
+        ``None`` if no positive image has a box.
+    """
+    rows = [i for i, fact in enumerate(images.facts) if fact.label == 1 and len(fact.boxes)]
+    if not rows:
+        return None
+    preprocess = scorer.manifest.preprocess
+    random = _random(scorer, network_input(images[rows[0]].pixels(), preprocess), method)
+    learned_scores, random_scores, likeness, groups = [], [], [], []
+    for done, row in enumerate(rows):
+        report(done, len(rows))
+        example = images[row]
+        pixels = example.pixels()
+        square = network_input(pixels, preprocess)[np.newaxis]
+        learned, blind = (one.explain(square, method)[0] for one in (scorer, random))
+        learned_scores.append(score_map(on_picture(learned, pixels, preprocess), example.boxes))
+        random_scores.append(score_map(on_picture(blind, pixels, preprocess), example.boxes))
+        likeness.append(_likeness(learned, blind))
+        groups.append(example.group)
+    pointing, energy, covered, middle = np.array(learned_scores).T
+    return Located(
+        method,
+        pointing=metrics.mean(pointing, groups),
+        energy=metrics.mean(energy, groups),
+        chance=metrics.mean(covered, groups),
+        centre=metrics.mean(middle, groups),
+        above_chance=metrics.mean(pointing - covered, groups, ANY),
+        above_centre=metrics.mean(pointing - middle, groups, ANY),
+        random_pointing=metrics.mean(np.array(random_scores)[:, 0], groups),
+        random_likeness=metrics.mean(likeness, groups, (-1.0, 1.0)),
+    )
+
+
+def _random(scorer: Scorer, square: NDArray[np.float32], method: Method) -> Scorer:
+    """Give the same network with random weights, drawn until a picture has any heat at all."""
+    loaded, network = scorer.bundle, network_of(scorer.manifest)
+    for seed in range(MOST_SEEDS):
+        drawn = {name: np.asarray(value) for name, value in network.init(seed).items()}
+        random = Scorer(bundle.Bundle(loaded.manifest, drawn, loaded.gate), batch_size=1)
+        if random.explain(square[np.newaxis], method).any():
+            break
+    return random
+
+
+def lines(located: Located) -> Sequence[str]:
+    """Say how well heat maps point."""
+    return [
+        f"heat maps ({located.method.replace('_', ' ')}) of positive images, against marked boxes",
+        f"  {'hottest place in a box':<40} {located.pointing}",
+        f"  {'part of the heat in boxes':<40} {located.energy}",
+        f"  {'part of the picture that boxes cover':<40} {located.chance}",
+        f"  {'middle of the picture in a box':<40} {located.centre}",
+        f"  {'hottest place, above chance':<40} {_signed(located.above_chance)}",
+        f"  {'hottest place, above the middle':<40} {_signed(located.above_centre)}",
+        f"  {'random weights: hottest place in a box':<40} {located.random_pointing}",
+        f"  {'random weights: likeness of the maps':<40} {located.random_likeness}",
+        f"  {located.verdict}",
+    ]
+
+
+def _is_above(figure: Figure | Undefined) -> bool:
+    return isinstance(figure, Figure) and figure.low > 0
+
+
+def _signed(figure: Figure | Undefined) -> str:
+    return figure.shown("+") if isinstance(figure, Figure) else str(figure)
+
+
+def _likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Give Spearman's correlation of two maps; 0 if one is flat."""
+    step = max(1, len(one) // SIDE)
+    cells = [each[::step, ::step].ravel() for each in (one, other)]
+    if any(np.ptp(values) == 0 for values in cells):
+        return 0.0
+    return float(stats.spearmanr(*cells).statistic)
