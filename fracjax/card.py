@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from fracjax.calibration import in_words
 from fracjax.configs import Config, Target
 from fracjax.notice import NOTICE
+from fracjax.operating import RULES
 
 if TYPE_CHECKING:
     from fracjax.bundle import Manifest
@@ -45,7 +47,8 @@ NOT_FOR = (
     "Leaving a study unread: a low score does not mean that there is no fracture.",
     "Chest, spine, skull, dental films, CT, MR or photographs. The network gives a number for "
     "anything; the gate below turns most of these away, not all.",
-    "Reading the likelihood as a probability in your population: it is not calibrated.",
+    "Reading the likelihood as a frequency in your population: positives are less or more frequent "
+    "there, and may look otherwise.",
 )
 
 
@@ -67,6 +70,26 @@ def _choice(training: Config) -> str:
     return said
 
 
+def _points(manifest: "Manifest") -> str:
+    """Tell the thresholds that were frozen."""
+    if not manifest.operating_points:
+        return "None: no images were kept to choose them by (`data.select`)."
+    rows = "\n".join(
+        f"| `{name}` | {point.threshold:.4f} ({point.low:.4f} to {point.high:.4f}) | "
+        f"{point.sensitivity} | {point.specificity} |"
+        for name, point in manifest.operating_points.items()
+    )
+    rules = "\n".join(f"- `{name}`: {RULES[name]}." for name in manifest.operating_points)
+    return f"""Thresholds of a study's raw likelihood, with the 95 % interval had other groups
+chosen them. Sensitivity and specificity are those of the studies that did, so they flatter.
+
+| point | threshold | sensitivity | specificity |
+|---|---|---|---|
+{rows}
+
+{rules}"""
+
+
 def render_card(manifest: "Manifest") -> str:
     """Write a bundle's ``CARD.md`` (after Mitchell et al., Model Cards, arXiv:1810.03993)."""
     training, provenance = manifest.training, manifest.provenance
@@ -84,7 +107,8 @@ def render_card(manifest: "Manifest") -> str:
 **{NOTICE}**
 
 A {manifest.model.name} ({manifest.model.strides} strides) at {manifest.preprocess.image_size} px.
-Its score is the likelihood, 0 to 1 and not calibrated, that {MEANING[manifest.target]}.
+Its score is the likelihood, 0 to 1, that {MEANING[manifest.target]}.
+It is {in_words(manifest.calibration, None)}.
 
 ## Must not be used for
 
@@ -115,6 +139,12 @@ groups.
 | figure | value |
 |---|---|
 {figures}
+
+Images and labels: sha256 `{manifest.measured_on or "not recorded"}`.
+
+## Operating points
+
+{_points(manifest)}
 
 ## What it turns away
 
