@@ -56,6 +56,11 @@ def score_dir(
         Path | None,
         typer.Option(help="Bands with a guarantee, of fracjax calibrate-site."),
     ] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="A folder for pictures of what moved the first likelihoods."),
+    ] = None,
+    heatmap_count: Annotated[int, typer.Option(help="Of how many studies, by rank.")] = 20,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count what is there; write nothing.")
     ] = False,
@@ -97,6 +102,8 @@ def score_dir(
             csv,
             prevalence,
             site,
+            heatmaps,
+            heatmap_count,
             restart,
             workers,
             timeout,
@@ -141,6 +148,8 @@ def _options(
     csv: bool,
     prevalence: float | None,
     site: Path | None,
+    heatmaps: Path | None,
+    heatmap_count: int,
     restart: bool,
     workers: int,
     timeout: float,
@@ -149,6 +158,7 @@ def _options(
     from fracjax import triage
     from fracjax.configs import override
     from fracjax.image import ReadPolicy
+    from fracjax_jobs.heatmaps import Wanted
     from fracjax_jobs.identifiers import Mode, from_options
     from fracjax_jobs.pool import Limits
     from fracjax_jobs.score_dir import Options
@@ -179,6 +189,7 @@ def _options(
             site=None if site is None else triage.read(site),
         ),
         restart=restart,
+        heatmaps=None if heatmaps is None else Wanted(heatmaps, heatmap_count),
     )
 
 
@@ -251,6 +262,14 @@ def _print(summary: "Summary", out: Path, options: "Options", *, show_paths: boo
     typer.echo(f"\n{printable(str(paths.worklist))}: the worklist, {identified}.")
     if options.presentation.csv:
         typer.echo(f"{printable(str(paths.csv))}: the same for a spreadsheet.")
+    if options.heatmaps is not None and summary.heatmaps is not None:
+        typer.echo(
+            f"{printable(str(options.heatmaps.directory))}: {summary.heatmaps.pictures} heat maps, "
+            "which mark no finding; keep them inside."
+        )
+        if summary.heatmaps.failed:
+            unread = ", ".join(summary.heatmaps.failed)
+            typer.echo(f"  none of {unread}: the file could not be read again")
     typer.echo(
         f"{printable(str(paths.files))}: the outcome of every file.\n"
         f"{printable(str(paths.linkage))}: the path of every file key; keep it inside.\n"

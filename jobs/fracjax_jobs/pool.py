@@ -102,17 +102,29 @@ class _Task:
 
 
 def read_all(
-    entries: Iterable[Entry], preprocess: Preprocess, policy: ReadPolicy, limits: Limits
+    entries: Iterable[Entry],
+    preprocess: Preprocess,
+    policy: ReadPolicy,
+    limits: Limits,
+    *,
+    keeps_display: bool = False,
 ) -> Generator[tuple[Entry, Outcomes], None, None]:
     """Read entries in worker processes, and give the outcomes in the order of the entries.
 
     A file at which a decoder crashes, hangs or takes too much memory costs itself, and no other.
 
+    Args:
+        entries: What to read.
+        preprocess: What the network takes.
+        policy: What counts as a radiograph.
+        limits: What reading one file may cost.
+        keeps_display: Whether whole pictures come along, too.
+
     Raises:
         JobError: The processes do not start.
         SystemExit: A signal has come.
     """
-    crew = _Crew(preprocess, policy, limits)
+    crew = _Crew(preprocess, policy, limits, keeps_display=keeps_display)
     window: deque[_Task] = deque()
     rest = iter(entries)
     try:
@@ -142,9 +154,12 @@ def _take(entries: Iterator[Entry], count: int) -> Iterator[_Task]:
 class _Crew:
     """The workers, and the tasks that wait for one."""
 
-    def __init__(self, preprocess: Preprocess, policy: ReadPolicy, limits: Limits) -> None:
+    def __init__(
+        self, preprocess: Preprocess, policy: ReadPolicy, limits: Limits, *, keeps_display: bool
+    ) -> None:
         self._limits = limits
-        self._settings = (preprocess, policy, limits.bytes_per_worker, os.getpid())
+        memory, parent = limits.bytes_per_worker, os.getpid()
+        self._settings = (preprocess, policy, keeps_display, memory, parent)
         self._workers: list[_Worker] = []
         self._waiting: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
@@ -258,7 +273,7 @@ class _Worker:
         deadline: When it is to be given up, on the monotonic clock.
     """
 
-    def __init__(self, settings: tuple[Preprocess, ReadPolicy, int, int]) -> None:
+    def __init__(self, settings: tuple[Preprocess, ReadPolicy, bool, int, int]) -> None:
         context = SpawnContext()  # a fork would copy JAX's threads half-way
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
@@ -304,7 +319,12 @@ class _Worker:
 
 
 def _work(
-    pipe: Connection, preprocess: Preprocess, policy: ReadPolicy, memory: int, parent: int
+    pipe: Connection,
+    preprocess: Preprocess,
+    policy: ReadPolicy,
+    keeps_display: bool,
+    memory: int,
+    parent: int,
 ) -> None:
     """Read one entry after another, in a process of its own."""
     _confine(memory, parent)
@@ -314,7 +334,7 @@ def _work(
             entry = pipe.recv()
         except EOFError:  # the parent is gone
             return
-        pipe.send(read_entry(entry, preprocess, policy, pipe.send))
+        pipe.send(read_entry(entry, preprocess, policy, pipe.send, keeps_display=keeps_display))
 
 
 def _confine(memory: int, parent: int) -> None:

@@ -54,6 +54,7 @@ class Reading:
         polarity_source: What decided which end of it is white.
         frame: Which of several frames, from 1; ``None`` where there is but one.
         notes: What a reader of the score should know, as stable codes.
+        display: uint8 (height, width), the whole picture, if it was asked for.
     """
 
     input: NDArray[np.float32]
@@ -66,6 +67,7 @@ class Reading:
     polarity_source: str
     frame: int | None
     notes: tuple[str, ...]
+    display: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def read_entry(
     preprocess: Preprocess,
     policy: ReadPolicy,
     announce: Callable[[Announced], None] = lambda announced: None,
+    *,
+    keeps_display: bool = False,
 ) -> list[Reading | Rejected]:
     """Read an entry, decode it and fit it to the network. Never raises an ``Exception``.
 
@@ -89,6 +93,7 @@ def read_entry(
         preprocess: What the network takes.
         policy: What counts as a radiograph.
         announce: Told what the header says before any pixel is decoded, should that never end.
+        keeps_display: Whether the whole picture comes along, too.
 
     Returns:
         One outcome for each frame that is taken by itself, or one for the file.
@@ -101,7 +106,7 @@ def read_entry(
         if pictures.header is not None:
             announce(Announced(pictures.header, pictures.frames))
         for picture in pictures:
-            outcomes.append(_outcome(picture, preprocess))
+            outcomes.append(_outcome(picture, preprocess, keeps_display=keeps_display))
             known = pictures.header, pictures.frames - len(outcomes)
         return outcomes
     except Rejected as rejected:
@@ -143,7 +148,9 @@ def kind_of(entry: Entry) -> str:
     return "dicom" if looks_like_dicom(head) else "plain_image"
 
 
-def _outcome(picture: Picture | Rejected, preprocess: Preprocess) -> Reading | Rejected:
+def _outcome(
+    picture: Picture | Rejected, preprocess: Preprocess, *, keeps_display: bool
+) -> Reading | Rejected:
     """Fit one picture to the network."""
     if isinstance(picture, Rejected):
         return _bare(picture)
@@ -169,6 +176,7 @@ def _outcome(picture: Picture | Rejected, preprocess: Preprocess) -> Reading | R
         polarity_source=picture.polarity_source,
         frame=picture.frame,
         notes=picture.notes,
+        display=np.rint(picture.display * 255).astype(np.uint8) if keeps_display else None,
     )
 
 

@@ -19,6 +19,8 @@ from fracjax.errors import UsageError
 from fracjax.image import ReadPolicy
 from fracjax.notice import NOTICE
 from fracjax.triage import check_model
+from fracjax_jobs import heatmaps
+from fracjax_jobs.heatmaps import Wanted
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.ledger import Ledger
 from fracjax_jobs.pool import Limits, read_all
@@ -53,6 +55,7 @@ class Options:
         limits: What reading one file may cost.
         presentation: How the tables show what was found.
         restart: Whether the state of an earlier run is put out of the way.
+        heatmaps: Heat maps to be written beside the worklist; ``None`` for none.
     """
 
     group_by: GroupBy = GroupBy.STUDY
@@ -60,6 +63,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     presentation: Presentation = field(default_factory=Presentation)
     restart: bool = False
+    heatmaps: Wanted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ def score_dir(
         )
     manifest = scorer.manifest
     check_calibrated(manifest, options.presentation.prevalence)
+    if options.heatmaps is not None:
+        heatmaps.check_directory(options.heatmaps, root)
     if options.presentation.site is not None:
         check_model(options.presentation.site, manifest)
     policy = options.policy
@@ -167,7 +173,7 @@ def score_dir(
                 ledger.settle()
                 raise
         ledger.settle()
-        return write_tables(
+        summary = write_tables(
             state,
             inventory,
             manifest,
@@ -175,6 +181,11 @@ def score_dir(
             options.presentation,
             provenance(scorer, claim, options.presentation, state.reference),
         )
+        if options.heatmaps is not None:
+            summary.heatmaps = heatmaps.write(
+                options.heatmaps, paths, inventory, scorer, policy, options.limits
+            )
+        return summary
 
 
 def count(root: Path) -> Counter[str]:

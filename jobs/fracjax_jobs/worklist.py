@@ -99,6 +99,19 @@ class Presentation:
     site: Triage | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Heat maps that were written.
+
+    Attributes:
+        pictures: How many.
+        failed: File keys of those that could not be read again, as when their file has gone.
+    """
+
+    pictures: int
+    failed: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Summary:
     """What the tables say, in numbers.
@@ -113,6 +126,7 @@ class Summary:
         studies_overdue: Ranked ones that have waited too long.
         top: Rows of the first ranked studies.
         likelihood: What it is, in words.
+        heatmaps: What heat maps were written; ``None`` if none were asked for.
         is_news: Whether a table differs from that of an earlier run.
     """
 
@@ -125,6 +139,7 @@ class Summary:
     studies_overdue: int = 0
     top: list[dict[str, Any]] = field(default_factory=list)
     likelihood: str = ""
+    heatmaps: Written | None = None
     is_news: bool = False
 
     @property
