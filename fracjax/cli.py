@@ -425,6 +425,12 @@ def evaluate(
             "--across-targets", help="Measure a model of fracture by labels of abnormality, or so."
         ),
     ] = False,
+    stress: Annotated[
+        bool,
+        typer.Option(
+            "--stress", help="Also score images changed in what should not matter: nine passes."
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="A new directory for report.html, evaluation.json and cases.csv."),
@@ -434,7 +440,9 @@ def evaluate(
     from fracjax import engine
     from fracjax.evaluate import running, write_report
 
-    settings = running.Settings(aggregate, prevalence, across_targets, " ".join(sys.argv[1:]))
+    settings = running.Settings(
+        aggregate, prevalence, across_targets, stress, " ".join(sys.argv[1:])
+    )
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already; give another --out")
     if (

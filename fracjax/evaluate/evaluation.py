@@ -14,6 +14,9 @@ from fracjax.evaluate.cases import Aggregation, Level
 from fracjax.evaluate.comparing import Comparison
 from fracjax.evaluate.locating import Located, lines
 from fracjax.evaluate.measuring import ALL, Measured, find, in_words
+from fracjax.evaluate.stress import Stress
+from fracjax.evaluate.stress import lines as stress_lines
+from fracjax.figure import Figure
 from fracjax.notice import NOTICE
 
 FORMAT = "fracjax-evaluation"
@@ -58,6 +61,7 @@ class Evaluation:
         rows: The figures.
         comparison: With another model; ``None`` if there was none.
         located: How well heat maps point; ``None`` where nothing is marked.
+        stresses: What changes do that should not matter; none where they were not asked for.
         command: What was run.
         software: Versions.
         created: When, ISO 8601.
@@ -77,6 +81,7 @@ class Evaluation:
     rows: tuple[Measured, ...]
     comparison: Comparison | None
     located: Located | None
+    stresses: tuple[Stress, ...]
     command: str
     software: Mapping[str, str]
     created: str
@@ -84,6 +89,18 @@ class Evaluation:
     def find(self, name: str, at: str = "", level: Level = "study") -> Measured:
         """Give the row of a figure of all cases; see :func:`fracjax.evaluate.measuring.find`."""
         return find(list(self.rows), name, level, at)
+
+    @property
+    def worst(self) -> Measured | None:
+        """The subset of studies with the smallest AUROC; ``None`` if none has any."""
+        defined = [
+            (row.figure.value, row)
+            for row in self.rows
+            if (row.name, row.level) == ("auroc", "study")
+            and row.subset != ALL
+            and isinstance(row.figure, Figure)
+        ]
+        return min(defined, key=lambda pair: pair[0])[1] if defined else None
 
     def json(self) -> str:
         """Give everything for a program."""
@@ -108,10 +125,14 @@ class Evaluation:
             for row in self.rows
             if (row.name, row.level) == ("auroc", "study") and row.subset != ALL
         ]
+        if (worst := self.worst) is not None:
+            said += ["", f"worst subset: {worst.subset}, {worst.figure}"]
         if any(row.level == "image" for row in self.rows):
             said += ["", f"AUROC of images: {self.find('auroc', level='image').figure}"]
         if self.located is not None:
             said += ["", *lines(self.located)]
+        if self.stresses:
+            said += ["", *stress_lines(self.stresses)]
         if self.comparison is not None:
             said += ["", f"less those of {self.comparison.other}, on the same studies"]
             said += [f"  {apart}" for apart in self.comparison.differences]

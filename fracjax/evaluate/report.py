@@ -95,6 +95,7 @@ def render(evaluated: Evaluated) -> str:
             _decisions(evaluated),
             _subsets(evaluation),
             _comparison(evaluation),
+            _stresses(evaluation),
             _examples(evaluated),
             _all_figures(evaluation),
             _made(evaluation),
@@ -191,7 +192,9 @@ def _subsets(evaluation: Evaluation) -> str:
     undefined = [row for row in rows if not isinstance(row.figure, Figure)]
     said = "".join(f"<li>{escape(row.subset)}: {escape(str(row.figure))}</li>" for row in undefined)
     listed = f"<p>Without a figure:</p>\n<ul>{said}</ul>" if undefined else ""
-    return f"<h2>Subsets</h2>\n{drawings([picture])}\n{listed}"
+    worst = evaluation.worst
+    first = "" if worst is None else f"<p>Worst: {escape(worst.subset)}, {worst.figure}.</p>"
+    return f"<h2>Subsets</h2>\n{first}\n{drawings([picture])}\n{listed}"
 
 
 def _comparison(evaluation: Evaluation) -> str:
@@ -207,6 +210,37 @@ def _comparison(evaluation: Evaluation) -> str:
 where the interval excludes zero.</p>
 <ul>{differences}</ul>
 <ul>{calls}</ul>"""
+
+
+def _stresses(evaluation: Evaluation) -> str:
+    if not evaluation.stresses:
+        return ""
+    rows = [
+        (
+            each.change,
+            *(_with_interval(figure) for figure in (each.moved, each.turned)),
+            _with_interval(each.auroc),
+            _with_interval(each.auroc_change, "+"),
+            _with_interval(each.turned_away),
+        )
+        for each in evaluation.stresses
+    ]
+    columns = ("change", "moved by", "called otherwise", "AUROC", "against as is", "turned away")
+    first = evaluation.stresses[0].moved
+    cases = f"n = {first.n} images, {first.positives} positive, {first.groups} groups"
+    return f"""<h2>Changes that should not matter</h2>
+<p>Raw likelihoods of images that are changed, with 95 % intervals; {cases}. <em>Turned away</em>:
+the part that would get no likelihood, as unlike what the model learned from.</p>
+{table(columns, rows, numbers=True)}"""
+
+
+def _with_interval(figure: Figure | Undefined, sign: str = "") -> str:
+    if isinstance(figure, Undefined):
+        return f"undefined: {figure.reason}"
+    value, low, high = (
+        format(number, f"{sign}.3f") for number in (figure.value, figure.low, figure.high)
+    )
+    return f"{value} ({low} to {high})"
 
 
 def _examples(evaluated: Evaluated) -> str:

@@ -24,6 +24,7 @@ from fracjax.evaluate.examples import Shown, choose
 from fracjax.evaluate.locating import locate
 from fracjax.evaluate.measuring import HALF, measure_all
 from fracjax.evaluate.predicting import predict
+from fracjax.evaluate.stress import stress
 from fracjax.metrics import reliability
 from fracjax.operating import RULES, OperatingPoint
 
@@ -41,12 +42,15 @@ class Settings:
         prevalence: What predictive values are said of; that of the cases by default.
         across_targets: Whether cases may be labelled with something else than what the model was
             trained for.
+        stress: Whether images are also scored as changed in what should not matter; each of nine
+            changes takes as long as scoring.
         command: What was run, for whoever wants to do it again.
     """
 
     aggregation: Aggregation = "mean"
     prevalence: float | None = None
     across_targets: bool = False
+    stress: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -135,6 +139,8 @@ def evaluate_images(
             if name in theirs
         }
         comparison = compare(studies, others.sample.scores, shared, other.model_id)
+    threshold = thresholds["youden"].threshold if "youden" in thresholds else 0.5
+    stresses = stress(scorer, images, likelihoods[0], threshold, stage) if settings.stress else []
     splits = ", ".join(images.splits)
     evaluation = _evaluation(
         studies,
@@ -149,15 +155,13 @@ def evaluate_images(
         data_sha256=images.sha256,
         remarks=remarks,
         comparison=comparison,
+        stresses=tuple(stresses),
         located=locate(
             scorer,
             images,
             report=lambda done, of: stage("comparing heat maps with boxes", done, of),
         ),
     )
-    threshold = next((point.threshold for point in thresholds.values()), 0.5)
-    if "youden" in thresholds:
-        threshold = thresholds["youden"].threshold
     shown = choose(scorer, images, likelihoods[0], threshold)
     return Evaluated(evaluation, studies, tuple(shown))
 
@@ -215,6 +219,7 @@ def evaluate_site(
         data_sha256=read.sha256,
         remarks=remarks,
         comparison=None,
+        stresses=(),
         located=None,
     )
     return Evaluated(evaluation, read.studies)

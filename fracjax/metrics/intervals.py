@@ -140,27 +140,34 @@ def difference(
 
 
 def mean(
-    values: ArrayLike, groups: ArrayLike, bounds: tuple[float, float] = PART, *, seed: int = 0
+    values: ArrayLike,
+    groups: ArrayLike,
+    bounds: tuple[float, float] = PART,
+    *,
+    positives: int | None = None,
+    seed: int = 0,
 ) -> Figure | Undefined:
-    """Measure the mean of values of cases that all are positive, as :func:`measure_each` does.
+    """Measure the mean of a value of cases, with the interval that the module describes.
 
     Args:
         values: (n,), at least one.
         groups: n names.
         bounds: What a value can be.
+        positives: How many of the cases have a positive label; all by default.
         seed: Of the draws.
     """
     numbers, members = np.asarray(values, np.float64), np.asarray(groups)
     count, value = len(np.unique(members)), float(numbers.mean())
+    of_them = len(numbers) if positives is None else positives
     if count == 1 and np.isinf(bounds).any():
-        return Undefined("all cases are of one group", len(numbers), len(numbers), 1)
+        return Undefined("all cases are of one group", len(numbers), of_them, 1)
     draws = [
         ranking.divided(weights @ numbers, weights.sum(axis=1))
         for weights in weights_of(members, seed)
     ]
     spread = float(np.std(np.concatenate(draws), ddof=1))
     low, high = _interval(value, spread * np.sqrt(count / max(1, count - 1)), bounds, count)
-    return Figure(value, low, high, len(numbers), len(numbers), count)
+    return Figure(value, low, high, len(numbers), of_them, count)
 
 
 def auroc(
