@@ -216,6 +216,26 @@ def test_order_and_metal_are_only_warned_of(clean):
     assert not report.failed
 
 
+@pytest.mark.parametrize("feature", ["corners", "compression"])
+def test_markers_and_bytes_are_only_warned_of(clean, feature):
+    """Of the positives, each has a bright letter in a corner; or is stored without compression."""
+
+    def marked(image):
+        pixels = image.pixels()
+        if feature == "compression":
+            return encode(pixels, compress_level=0)
+        return encode(cv2.putText(pixels.copy(), "R", (4, 24), 0, 0.8, 255, 3))
+
+    leaky = {
+        split: [replace(image, encoded=marked(image)) if image.label else image for image in images]
+        for split, images in clean.items()
+    }
+    report = audit(leaky)
+    assert feature in findings(report, "warning")
+    assert report.predictability[feature].value > 0.9
+    assert not report.failed
+
+
 def test_few_images_that_all_have_one_label_are_a_mark(clean):
     negatives = [image for image in clean["train"] if not image.label][:15]
     marked = {image.source for image in negatives}

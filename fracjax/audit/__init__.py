@@ -19,8 +19,9 @@ from fracjax.image.picture import Rejected
 
 __all__ = ["Finding", "Pair", "Report", "audit"]
 
-AT_WORST_A_WARNING = ("order", "metal")
-"""The order of files is not in the picture, and metal is: what it means is for a person to say."""
+AT_WORST_A_WARNING = ("order", "metal", "corners", "compression")
+"""The order of files is not in the picture. Metal is; anatomy may reach into corners; and fine bone
+takes more bytes. What it means is for a person to say."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
@@ -270,6 +271,10 @@ def _features(images: Sequence[_Image]) -> list[shortcuts.Feature]:
             "truncation", np.array([[image.example.truncated] for image in images], float)
         ),
         shortcuts.Feature("border", np.array([image.traits.border for image in images])),
+        shortcuts.Feature("corners", np.array([image.traits.corners for image in images])),
+        shortcuts.Feature(
+            "compression", np.array([[image.traits.compression] for image in images])
+        ),
         shortcuts.Feature("metal", metal),
     ]
 

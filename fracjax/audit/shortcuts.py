@@ -1,4 +1,4 @@
-"""How well the label is predicted by what is no anatomy: size, file, source, border."""
+"""How well the label is predicted by what is no anatomy: size, file, source, border, corners."""
 
 import io
 import math
@@ -31,6 +31,9 @@ FEWEST_MARKED = 10
 MARK_CHANCE = 0.01
 """Chance, over all values looked at, of calling one a mark that is none."""
 
+CORNER = 0.15
+"""Side of a corner, as a part of the picture's."""
+
 FLAT = 8
 """Grey levels within which a row or column is flat: the noise of JPEG."""
 
@@ -52,6 +55,10 @@ class Traits:
     border: tuple[float, ...]
     """Flat part of the picture at top, bottom, left and right, 0..1; median and spread of the grey
     levels of its outermost pixels."""
+    corners: tuple[float, ...]
+    """Mean, spread and 99th percentile of the grey levels of each corner: an L or R stands out."""
+    compression: float
+    """Bytes of the file for each pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,20 @@ def traits(encoded: bytes, pixels: NDArray[np.uint8]) -> Traits:
         height,
         file_kind(encoded),
         (*flat_parts, float(np.median(ring)), float(ring.std())),
+        _corners(pixels),
+        len(encoded) / pixels.size,
     )
+
+
+def _corners(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    height, width = pixels.shape
+    rows, columns = (max(1, round(CORNER * side)) for side in (height, width))
+    found: list[float] = []
+    for row in (slice(0, rows), slice(height - rows, height)):
+        for column in (slice(0, columns), slice(width - columns, width)):
+            corner = pixels[row, column]
+            found += [corner.mean(), corner.std(), float(np.percentile(corner, 99))]
+    return tuple(map(float, found))
 
 
 def file_kind(encoded: bytes) -> str:
