@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from fracjax.errors import DataError
@@ -80,7 +80,14 @@ def fit(
 
 def fewest(rate: float, confidence: float) -> int:
     """Give how many cases it takes for a rate to be promised at all: that none of them is worse."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
+    about = math.ceil(math.log(1 - confidence) / math.log(1 - rate))
+    # Rounding may put that one off, and then it must agree with what is held to.
+    return next(n for n in range(max(1, about - 1), about + 2) if _holds(1, n, rate, confidence))
+
+
+def _holds(ranks: ArrayLike, cases: int, rate: float, confidence: float) -> NDArray[np.bool_]:
+    """Tell whether at most ``rate`` of all lie below the case of a rank, as sure as asked for."""
+    return np.asarray(stats.binom.sf(np.asarray(ranks) - 1, cases, rate) >= confidence, np.bool_)
 
 
 def _bound(
@@ -88,8 +95,8 @@ def _bound(
 ) -> float:
     """Give a score that at most ``rate`` of all such cases lie below, as sure as asked for."""
     ranks = np.arange(1, len(scores) + 1)
-    holds = stats.binom.sf(ranks - 1, len(scores), rate) >= confidence
-    if not holds.any():
+    ranks = ranks[_holds(ranks, len(scores), rate, confidence)]
+    if len(ranks) == 0:
         needed = fewest(rate, confidence)
         raise DataError(
             f"a {error} rate of at most {100 * rate:g} % with {100 * confidence:g} % confidence "
@@ -97,7 +104,7 @@ def _bound(
             f"{len(scores)}; label more studies, or claim less with "
             f"--{error.replace(' ', '-')}-rate or --confidence"
         )
-    return float(np.sort(scores)[ranks[holds].max() - 1])
+    return float(np.sort(scores)[ranks[-1] - 1])
 
 
 def _one_of_each(sample: Sample) -> NDArray[np.int_]:

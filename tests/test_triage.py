@@ -42,8 +42,6 @@ def test_the_guarantee_holds_as_often_as_it_says(positives, negatives, claim, de
     population = draw(10**6, 100_000, 100_000, decimals)
     held = []
     for seed in range(500):
-        if positives < triage_fitting.fewest(claim.miss_rate, claim.confidence):
-            pytest.fail("the sample is too small for the claim")
         bands = triage_fitting.fit(draw(seed, positives, negatives, decimals), claim, **MODEL)
         missed, alarmed = rates(bands, population)
         held.append((missed <= claim.miss_rate, alarmed <= claim.false_alarm_rate))
@@ -76,6 +74,8 @@ def test_one_study_less_than_needed_is_refused(rate, confidence):
 
 
 def test_fewest_by_hand():
+    assert triage_fitting.fewest(0.49999999999999994, 0.5) == 2
+    assert triage_fitting.fewest(0.5, 0.5) == 1
     assert triage_fitting.fewest(0.05, 0.95) == 59  # 0.95 ** 59 = 0.0485
     assert triage_fitting.fewest(0.1, 0.95) == 29
 
