@@ -163,6 +163,43 @@ def fit_gate(
     return gated.manifest
 
 
+def measure(
+    source: Path, directory: Path, *, data_dir: Path, stage: Stage = lambda *_: None
+) -> bundle.Manifest:
+    """Measure the figures of a bundle anew, as this release does, and write a bundle of it.
+
+    Args:
+        source: A bundle. It is left as it is.
+        directory: The new bundle: the same weights and gate, with new figures.
+        data_dir: Where :func:`fracjax.data.prepare` put the data set of the bundle.
+        stage: Called now and then.
+
+    Returns:
+        The manifest of the new bundle.
+
+    Raises:
+        BundleError: ``source`` is missing, damaged or of an unknown version; or ``directory``
+            exists.
+        DataError: The data set is missing.
+    """
+    bundle.check_free(directory)
+    loaded = bundle.load(source)
+    config = loaded.manifest.training
+    images = data.load(config.data.name, config.data.valid, data_dir)
+    scores = evaluate.predict(Scorer(loaded), images, report=_told(stage, "measuring", images))
+    manifest = dataclasses.replace(
+        loaded.manifest,
+        version=bundle.VERSION,
+        figures=evaluate.figures(images.facts, scores, config.data.labels),
+        measured_on=images.sha256,
+    )
+    weights = bundle.encode_weights(loaded.variables)
+    bundle.write(
+        directory, manifest, weights, bundle.encode_gate(loaded.gate), render_card(manifest)
+    )
+    return manifest
+
+
 def _fit_gate(
     ungated: bundle.Manifest,
     weights: bytes,

@@ -182,6 +182,12 @@ def test_a_gate_is_fitted_anew_on_what_was_learned_from(tiny_config, data_dir, t
     assert manifest.calibration is None, "five images tune nothing"
     fitted = finish.fit_gate(tmp_path / "run", tmp_path / "new", data_dir=data_dir)
     assert fitted.gate.images == manifest.gate.images
+    measured_anew = finish.measure(tmp_path / "run", tmp_path / "anew", data_dir=data_dir)
+    assert measured_anew == manifest, "the same code measures the same"
+    for name in (bundle.WEIGHTS_NAME, bundle.GATE_NAME):
+        assert (tmp_path / "anew" / name).read_bytes() == (
+            tmp_path / "run/bundle" / name
+        ).read_bytes()
     (tmp_path / "run/report.html").unlink()
     assert train.fit(config, tmp_path / "run", data_dir=data_dir) == manifest
     assert (tmp_path / "run/report.html").exists()
