@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fracjax.calibration import in_words
 from fracjax.configs import Config, Target
+from fracjax.dataset_facts import FACTS
 from fracjax.notice import NOTICE
 from fracjax.operating import RULES
 
@@ -15,33 +16,6 @@ MEANING: dict[Target, str] = {
     "abnormality": "the study is abnormal: a fracture, but also metal, joint disease or else",
 }
 
-LIMITS = {
-    "frac_atlas": (
-        "FracAtlas names no studies: each image is its own, so how well the mean over a study's "
-        "images ranks was not measured.",
-        "Groups are blocks of consecutive images joined with near-duplicates: FracAtlas names no "
-        "patients, so a patient may stand on both sides.",
-        "Size and order predict the label in FracAtlas (16 % of its small and 29 % of its large "
-        "pictures are fractured; ids 2400 to 2599 all are), and so does metal (97 of 99 pictures). "
-        "The model may have learned them.",
-        "Three hospitals of one country; hand, leg, hip and shoulder only; no ages are given.",
-    ),
-    "mura": (
-        "MURA's labels are of abnormality, not of fracture.",
-        "One hospital; upper limb only.",
-    ),
-    "grazpedwri_dx": (
-        "Wrists of children and adolescents, of one hospital.",
-        "Images whose diagnosis was uncertain are left out, so they are easier than what comes.",
-    ),
-    "rsna_cervical_spine": (
-        "Slices of CT, not radiographs.",
-        "Positive are slices with a box; of positive studies no other slice is known.",
-    ),
-    "own_images": ("Labels and groups are those of whoever trained the model.",),
-}
-"""What is known to be wrong or narrow about a data set."""
-
 NOT_FOR = (
     "Diagnosis, or any decision about a patient: it has no clearance and no clinical validation.",
     "Leaving a study unread: a low score does not mean that there is no fracture.",
@@ -52,7 +26,7 @@ NOT_FOR = (
 )
 
 
-def _choice(training: Config) -> str:
+def choice_in_words(training: Config) -> str:
     """Say which state of a run is the model, and what its outputs are of."""
     said = "The state after the last step is the model; nothing was chosen by its figures."
     if training.data.select > 0:
@@ -97,7 +71,7 @@ def render_card(manifest: "Manifest") -> str:
     initial = f"sha256 {provenance.initial_weights}" if provenance.initial_weights else "random"
     licences = "\n".join(f"- {licence}" for licence in provenance.licences)
     not_for = "\n".join(f"- {item}" for item in NOT_FOR)
-    limits = "\n".join(f"- {item}" for item in LIMITS[training.data.name])
+    limits = "\n".join(f"- {item}" for item in FACTS[training.data.name].limits)
     scope = ", ".join(part.replace("_", " ") for part in manifest.scope) or "any body part"
     gate = manifest.gate
     rejects = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_reject.items())
@@ -124,7 +98,7 @@ It is {in_words(manifest.calibration, None)}.
 | recipe | `{training.name}`, epochs: {training.optimizer.epochs}, seed: {training.seed} |
 | initial weights | {initial} |
 
-{_choice(training)}
+{choice_in_words(training)}
 
 {provenance.note}
 

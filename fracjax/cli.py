@@ -471,6 +471,36 @@ def evaluate(
         typer.echo(f"\n{out}: report.html for a browser, evaluation.json and cases.csv")
 
 
+@app.command(cls=Command)
+def card(
+    bundle: Annotated[Path, typer.Argument(help="A model bundle.")],
+    evaluation: Annotated[
+        Path, typer.Option(help="Its evaluation.json, of fracjax evaluate --stress --out.")
+    ],
+    facts: Annotated[
+        Path | None,
+        typer.Option(help="JSON: what the data set does not tell, by name; see docs/evaluate.md."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new file, .md; the terminal else.")] = None,
+) -> None:
+    """Write a model's card by the items of CLAIM 2024 and TRIPOD+AI; fails if one is empty."""
+    from fracjax import bundle as bundles
+    from fracjax import checklists, dataset_facts, files
+    from fracjax.evaluate import evaluation as evaluations
+
+    if out is not None and out.exists():
+        raise UsageError(f"{out} exists already; give another --out")
+    manifest = bundles.load(bundle).manifest
+    known = dataset_facts.FACTS[manifest.training.data.name]
+    told = {} if facts is None else dataset_facts.read(facts)
+    subject = checklists.Subject(manifest, evaluations.read(evaluation), known.with_told(told))
+    page = checklists.render(subject)
+    if out is None:
+        typer.echo(page)
+    else:
+        files.write_text(out, page)
+
+
 @app.command("calibrate-site", cls=Command)
 def calibrate_site(
     labels: Annotated[

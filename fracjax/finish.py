@@ -20,6 +20,7 @@ from fracjax import bundle, data, evaluate, gate, gate_fitting, parallel, tuning
 from fracjax.augment import augment
 from fracjax.card import render_card
 from fracjax.configs import Config
+from fracjax.dataset_facts import FACTS
 from fracjax.engine import DEFAULT_BATCH_SIZE, Forward, Scorer, Scores, network_of
 from fracjax.errors import DataError
 from fracjax.image.anatomy import scope_of
@@ -31,21 +32,6 @@ PREDICTIONS_NAME = "valid_predictions.csv"
 
 Stage = Callable[[str, int, int], None]
 """Is told what is being done, for how many images it is done, and of how many."""
-
-LICENCES = {
-    "frac_atlas": (
-        "FracAtlas, Abedeen et al. 2023, CC BY 4.0, https://doi.org/10.6084/m9.figshare.22363012"
-    ),
-    "mura": "MURA, Stanford University School of Medicine, research use agreement",
-    "grazpedwri_dx": (
-        "GRAZPEDWRI-DX, Nagy et al. 2022, CC BY 4.0, https://doi.org/10.6084/m9.figshare.14825193"
-    ),
-    "rsna_cervical_spine": (
-        "Cervical Spine Fracture Detection Dataset, Copyright RSNA, 2023, non-commercial use only, "
-        "https://doi.org/10.1148/ryai.230034"
-    ),
-    "own_images": "images of whoever trained the model, under terms that only they can tell",
-}
 
 
 def write_bundle(
@@ -99,7 +85,7 @@ def write_bundle(
             train_positives=sum(fact.label for fact in learned.facts),
             train_groups=len({fact.group for fact in learned.facts}),
             initial_weights=begin.sha256,
-            licences=tuple(dict.fromkeys((LICENCES[config.data.name], *begin.licences))),
+            licences=tuple(dict.fromkeys((FACTS[config.data.name].licence, *begin.licences))),
             note=note,
         ),
         figures={},

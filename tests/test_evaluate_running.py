@@ -11,11 +11,13 @@ import pytest
 
 import fracjax as fj
 from fracjax import bundle, data, tuning
+from fracjax.audit import shortcuts
 from fracjax.card import render_card
 from fracjax.cli import app
 from fracjax.errors import DataError, UsageError
 from fracjax.evaluate import Settings, evaluate_images, evaluate_site, write_report
 from fracjax.evaluate.measuring import ALL
+from fracjax.evaluate.report import render
 from fracjax.figure import Figure
 from fracjax.metrics import Sample, intervals
 from fracjax.notice import NOTICE
@@ -313,3 +315,18 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
 def test_half_of_what_is_needed_is_refused(arguments):
     with pytest.raises(UsageError, match="give a bundle with --dataset and --split, or --labels"):
         command(*arguments)
+
+
+def test_what_predicts_the_label_without_a_bone_stands_beside_the_figures(
+    tuned_bundle, images, monkeypatch
+):
+    monkeypatch.setattr(shortcuts, "FEWEST_GROUPS", 2)
+    evaluated = evaluate_images(fj.load(tuned_bundle), images)
+    measured = evaluated.evaluation.shortcuts
+    assert measured
+    assert all(figure.n == len(images) for figure in measured.values())
+    page = render(evaluated)
+    assert "<h2>What predicts the label without a bone</h2>" in page
+    for name, figure in measured.items():
+        assert re.search(rf">{name}</th><td[^>]*>{figure.value:.3f}</td>", page)
+        assert f"  {name:<40} {figure}" in evaluated.evaluation.lines()

@@ -17,7 +17,10 @@ from fracjax.errors import DataError
 from fracjax.figure import Figure
 from fracjax.image.picture import Rejected
 
-__all__ = ["Finding", "Pair", "Report", "audit"]
+__all__ = ["BODY_PART", "Finding", "Pair", "Report", "audit", "predictability", "severity_of"]
+
+BODY_PART = "body part"
+"""The feature that is anatomy, for comparison."""
 
 AT_WORST_A_WARNING = ("order", "metal", "corners", "compression")
 """The order of files is not in the picture. Metal is; anatomy may reach into corners; and fine bone
@@ -63,12 +66,12 @@ def audit(
     images = list(_in_threads(_read, tasks, partial(report, "reading images")))
     pairs, radius = _pairs(images, partial(report, "comparing pictures"))
     facts = [(image.split, image.example) for image in images]
-    predictability = _predictability(images, report)
+    predicted = _predictability(images, report)
     findings = [
         *_shared(facts, "patients or groups", lambda example: example.group),
         *_shared(facts, "studies", lambda example: example.study_id),
         *_copies(pairs, radius),
-        *_shortcuts(predictability),
+        *_shortcuts(predicted),
         *_marks(images),
         *_balance_findings(facts),
     ]
@@ -79,8 +82,30 @@ def audit(
         radius=radius,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         pairs=tuple(pairs),
-        predictability=predictability,
+        predictability=predicted,
         balance=tuple(_balance(facts)),
+    )
+
+
+def predictability(
+    images: Sequence[Example], report: Progress = lambda _what, _done, _of: None
+) -> dict[str, Figure]:
+    """Measure how well the label is predicted by each of what is no anatomy.
+
+    Args:
+        images: They are read in threads, once.
+        report: Called now and then, in the calling thread; what it raises ends it.
+
+    Returns:
+        For each feature the area under the ROC curve, over pairs of one body part; see
+        :func:`fracjax.audit.shortcuts.predictability`. What cannot be measured is left out.
+
+    Raises:
+        DataError: An image cannot be decoded.
+    """
+    tasks = [("", images, index) for index in range(len(images))]
+    return _predictability(
+        list(_in_threads(_read, tasks, partial(report, "reading images"))), report
     )
 
 
@@ -248,7 +273,7 @@ def _predictability(images: Sequence[_Image], report: Progress) -> dict[str, Fig
         figure = shortcuts.predictability(feature, labels, parts, groups)
         if figure:
             measured[feature.name] = figure
-    body_part = shortcuts.Feature("body part", shortcuts.codes(parts))
+    body_part = shortcuts.Feature(BODY_PART, shortcuts.codes(parts))
     figure = shortcuts.predictability(body_part, labels, [""] * len(images), groups)
     return measured | ({body_part.name: figure} if figure else {})
 
@@ -279,16 +304,16 @@ def _features(images: Sequence[_Image]) -> list[shortcuts.Feature]:
     ]
 
 
-def _shortcuts(predictability: Mapping[str, Figure]) -> Iterator[Finding]:
-    if not predictability:
+def _shortcuts(predicted: Mapping[str, Figure]) -> Iterator[Finding]:
+    if not predicted:
         yield Finding(
             "information",
             "shortcuts",
             "none were measured: too few groups have each label, or all images are alike",
         )
-    ranked = sorted(predictability.items(), key=lambda item: -item[1].value)
+    ranked = sorted(predicted.items(), key=lambda item: -item[1].value)
     for name, figure in ranked:
-        if name == "body part":
+        if name == BODY_PART:
             yield Finding(
                 "information",
                 name,

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from fracjax import files
 from fracjax.calibration import Calibration
 from fracjax.configs import Target
+from fracjax.errors import DataError
 from fracjax.evaluate.cases import Aggregation, Level
 from fracjax.evaluate.comparing import Comparison
 from fracjax.evaluate.locating import Located, lines
@@ -20,7 +23,7 @@ from fracjax.figure import Figure
 from fracjax.notice import NOTICE
 
 FORMAT = "fracjax-evaluation"
-VERSION = 1
+VERSION = 2
 
 JSON_NAME = "evaluation.json"
 
@@ -62,6 +65,8 @@ class Evaluation:
         comparison: With another model; ``None`` if there was none.
         located: How well heat maps point; ``None`` where nothing is marked.
         stresses: What changes do that should not matter; none where they were not asked for.
+        shortcuts: How well the label of these images is predicted by each of what is no anatomy;
+            none of a worklist.
         command: What was run.
         software: Versions.
         created: When, ISO 8601.
@@ -82,6 +87,7 @@ class Evaluation:
     comparison: Comparison | None
     located: Located | None
     stresses: tuple[Stress, ...]
+    shortcuts: Mapping[str, Figure]
     command: str
     software: Mapping[str, str]
     created: str
@@ -133,6 +139,9 @@ class Evaluation:
             said += ["", *lines(self.located)]
         if self.stresses:
             said += ["", *stress_lines(self.stresses)]
+        if self.shortcuts:
+            said += ["", "what predicts the label without a bone: AUROC within body parts"]
+            said += [f"  {name:<40} {figure}" for name, figure in self.shortcuts.items()]
         if self.comparison is not None:
             said += ["", f"less those of {self.comparison.other}, on the same studies"]
             said += [f"  {apart}" for apart in self.comparison.differences]
@@ -150,6 +159,25 @@ class Evaluation:
     def write(self, directory: Path) -> None:
         """Write ``evaluation.json`` into a directory."""
         files.write_text(directory / JSON_NAME, self.json())
+
+
+def read(path: Path) -> Evaluation:
+    """Read an evaluation that was written.
+
+    Raises:
+        DataError: There is none, or not of this version.
+    """
+    way_out = f"give the {JSON_NAME} that fracjax evaluate --out writes"
+    try:
+        fields = json.loads(path.read_text())
+        if (fields.pop("format"), fields.pop("version")) != (FORMAT, VERSION):
+            raise DataError(f"{path} is of another version; {way_out}")
+        del fields["notice"]
+        return TypeAdapter(Evaluation).validate_python(fields)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {way_out}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} is no evaluation; {way_out}") from None
 
 
 def _with_prevalence(row: Measured) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fracjax import files
+from fracjax.audit import BODY_PART, severity_of
 from fracjax.calibration import in_words as calibration_in_words
 from fracjax.card import MEANING
 from fracjax.errors import DataError
@@ -95,6 +96,7 @@ def render(evaluated: Evaluated) -> str:
             _decisions(evaluated),
             _subsets(evaluation),
             _comparison(evaluation),
+            _shortcuts(evaluation),
             _stresses(evaluation),
             _examples(evaluated),
             _all_figures(evaluation),
@@ -210,6 +212,21 @@ def _comparison(evaluation: Evaluation) -> str:
 where the interval excludes zero.</p>
 <ul>{differences}</ul>
 <ul>{calls}</ul>"""
+
+
+def _shortcuts(evaluation: Evaluation) -> str:
+    if not evaluation.shortcuts:
+        return ""
+    ranked = sorted(evaluation.shortcuts.items(), key=lambda item: -item[1].value)
+    rows = [
+        (name, *_figure_cells(figure), "" if name == BODY_PART else severity_of(name, figure))
+        for name, figure in ranked
+    ]
+    return f"""<h2>What predicts the label without a bone</h2>
+<p>AUROC of a small decision tree that sees only this, over images of one body part that it did not
+learn from. A model may have learned the same: what is far above 0.5 here is no merit of it. Level:
+image. <em>{BODY_PART}</em> is an imbalance, no leak.</p>
+{table((*COLUMNS, "judged"), rows, numbers=True)}"""
 
 
 def _stresses(evaluation: Evaluation) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from fracjax import data
+from fracjax import audit, data
 from fracjax.calibration import Calibration, check_prevalence
 from fracjax.configs import Target
 from fracjax.engine import Scorer
@@ -156,6 +156,7 @@ def evaluate_images(
         remarks=remarks,
         comparison=comparison,
         stresses=tuple(stresses),
+        shortcuts=audit.predictability(images, stage),
         located=locate(
             scorer,
             images,
@@ -220,6 +221,7 @@ def evaluate_site(
         remarks=remarks,
         comparison=None,
         stresses=(),
+        shortcuts={},
         located=None,
     )
     return Evaluated(evaluation, read.studies)

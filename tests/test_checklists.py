@@ -1,0 +1,144 @@
+"""The card that answers CLAIM 2024 and TRIPOD+AI, and what keeps it from being written."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+import fracjax as fj
+from fracjax import bundle, checklists, data
+from fracjax.checklists.items import CLAIM, TRIPOD_AI
+from fracjax.checklists.sections import SECTIONS
+from fracjax.cli import app
+from fracjax.dataset_facts import FACTS, DatasetFacts
+from fracjax.errors import DataError, UsageError
+from fracjax.evaluate import Settings, evaluate_images
+from fracjax.evaluate import evaluation as evaluations
+from fracjax.metrics import intervals
+from fracjax.notice import NOTICE
+
+
+@pytest.fixture(scope="module")
+def subject(tiny_bundle, data_dir):
+    """The tiny bundle, evaluated on all the images of the dummy FracAtlas, changed ones too."""
+    images = data.load("frac_atlas", data.splits("frac_atlas", data_dir), data_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 50)
+        evaluated = evaluate_images(fj.load(tiny_bundle), images, Settings(stress=True))
+    manifest = bundle.load(tiny_bundle).manifest
+    return checklists.Subject(manifest, evaluated.evaluation, FACTS["frac_atlas"])
+
+
+def anchors(page):
+    """The places of a page that links can go to, as GitHub makes them of headings."""
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    ("items", "count", "name"), [(CLAIM, 44, "claim"), (TRIPOD_AI, 52, "tripod")]
+)
+def test_every_item_is_answered_under_a_heading(items, count, name):
+    assert len(items) == count
+    answered = {number for section in SECTIONS for number in getattr(section, name)}
+    assert answered == set(items)
+
+
+def test_a_card_has_every_item_with_a_link_that_leads_somewhere(subject):
+    page = checklists.render(subject)
+    assert NOTICE in page
+    places = anchors(page)
+    for items in (CLAIM, TRIPOD_AI):
+        for number, topic in items.items():
+            row = f"| {number} | {topic} | "
+            assert page.count(row) == 1
+            links = re.findall(r"\(#([^)]+)\)", page.split(row)[1].splitlines()[0])
+            assert links
+            assert set(links) <= places
+    figures = re.findall(r"0\.\d{3} \([^)]*\)", page)
+    assert figures
+    assert all(re.search(r"n = \d+, \d+ positive, \d+ groups", figure) for figure in figures)
+    assert subject.evaluation.data_sha256 in page
+
+
+@pytest.mark.parametrize("section", [s for s in SECTIONS if s.fact], ids=lambda s: s.fact)
+def test_without_a_fact_there_is_no_card(section, subject):
+    facts = dataclasses.replace(subject.facts, **{section.fact: ""})
+    with pytest.raises(UsageError) as told:
+        checklists.render(dataclasses.replace(subject, facts=facts))
+    assert f'give "{section.fact}" in a file for --facts' in str(told.value)
+    for number in (*section.claim, *section.tripod):
+        assert re.search(rf"[ ,]{number}[,;)]", str(told.value))
+
+
+def test_every_fact_is_asked_for():
+    asked = {section.fact for section in SECTIONS} - {""}
+    names = {field.name for field in dataclasses.fields(DatasetFacts)}
+    assert asked == names - {"licence", "limits"}
+
+
+def test_without_changed_images_there_is_no_card(subject):
+    calm = dataclasses.replace(subject.evaluation, stresses=())
+    with pytest.raises(UsageError, match=r"robustness \(CLAIM 30\): evaluate with --stress"):
+        checklists.render(dataclasses.replace(subject, evaluation=calm))
+
+
+def test_the_evaluation_of_another_model_makes_no_card(subject):
+    other = dataclasses.replace(subject.evaluation, weights_sha256="0", model_id="other-0")
+    with pytest.raises(UsageError, match="evaluation is of other-0, the bundle is tiny-"):
+        checklists.render(dataclasses.replace(subject, evaluation=other))
+
+
+def test_an_evaluation_is_read_as_it_was_written(subject, tmp_path):
+    subject.evaluation.write(tmp_path)
+    assert evaluations.read(tmp_path / "evaluation.json").json() == subject.evaluation.json()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is no evaluation"),
+        ("[]", "is no evaluation"),
+        ('{"format": "fracjax-evaluation", "version": 2}', "is no evaluation"),
+        ('{"format": "fracjax-evaluation", "version": 1}', "is of another version"),
+    ],
+)
+def test_what_is_no_evaluation_is_one_line(text, said, tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=said):
+        evaluations.read(path)
+
+
+def test_a_model_of_ones_own_images_is_told_of_by_whoever_has_them(subject, tiny_bundle, tmp_path):
+    own = dataclasses.replace(subject, facts=FACTS["own_images"])
+    with pytest.raises(UsageError) as told:
+        checklists.render(own)
+    asked = re.findall(r'give "(\w+)"', str(told.value))
+    facts = own.facts.with_told(dict.fromkeys(asked, "Told by whoever has them."))
+    assert "Told by whoever has them." in checklists.render(
+        dataclasses.replace(subject, facts=facts)
+    )
+
+
+def test_the_command_writes_a_card_and_takes_facts(subject, tiny_bundle, tmp_path):
+    subject.evaluation.write(tmp_path)
+    facts, out = tmp_path / "facts.json", tmp_path / "card.md"
+    facts.write_text(json.dumps({"dates": "From one spring to the next."}))
+    command = ["card", tiny_bundle, "--evaluation", tmp_path / "evaluation.json"]
+    command += ["--facts", facts, "--out", out]
+    app([*map(str, command)], standalone_mode=False)
+    assert "## Dates\n\nFrom one spring to the next.\n" in out.read_text()
+    with pytest.raises(UsageError, match="exists already"):
+        app([*map(str, command)], standalone_mode=False)
+    for text, error, said in (
+        ('{"colour": "blue"}', UsageError, "colour is no fact of a data set"),
+        ('{"dates": 3}', DataError, "holds no facts"),
+        ("{", DataError, "holds no facts"),
+    ):
+        facts.write_text(text)
+        out.unlink(missing_ok=True)
+        with pytest.raises(error, match=said):
+            app([*map(str, command)], standalone_mode=False)
+        assert not out.exists()
