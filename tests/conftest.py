@@ -133,7 +133,7 @@ def tiny_manifest(tiny_gate):
                 false_accept={},
             ),
             training=config,
-            provenance=bundle.Provenance("frac_atlas/1.1.0", (), 18, 8, 11, "", ("none",), ""),
+            provenance=bundle.Provenance("frac_atlas/1.2.0", (), 18, 8, 11, "", ("none",), ""),
             figures={"auroc_study": Figure(0.5, 0.25, 0.75, n=4, positives=2, groups=3)},
             software={"fracjax": "0.1.0"},
             created="2026-11-23",

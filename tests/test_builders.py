@@ -138,6 +138,19 @@ def test_frac_atlas_leaves_out_contradictory_labels(data_dir):
     assert not ids & {dummy.CONTRADICTORY_ID, dummy.MISFILED_ID}
 
 
+def test_frac_atlas_leaves_copies_out_and_moves_nothing_else(data_dir, tmp_path, monkeypatch):
+    copy = "images/Fractured/IMG0000041.jpg"
+    monkeypatch.setattr(frac_atlas, "COPIES", {Path(copy).name})
+    build(FracAtlas, ARCHIVES[FracAtlas], tmp_path)
+    before, after = (read(FracAtlas, directory) for directory in (data_dir, tmp_path))
+    assert copy in by_source(before)
+    kept = {
+        fold: [ex["source"] for ex in examples if ex["source"].decode() != copy]
+        for fold, examples in before.items()
+    }
+    assert {fold: [ex["source"] for ex in examples] for fold, examples in after.items()} == kept
+
+
 def test_frac_atlas_honours_groups_csv(data_dir):
     examples = by_source(read(FracAtlas, data_dir)).values()
     pair = [ex for ex in examples if int(ex["study_id"][3:]) in dummy.FAR_PAIR]
@@ -553,6 +566,10 @@ def test_real_exclusions(real_root, real_rows):
     listed = {row["image_id"] for row in frac_atlas.read_rows(real_root)}
     left_out = listed - {row["image_id"] for row in real_rows}
     assert left_out == frac_atlas.CONTRADICTORY | {"IMG0003298.jpg"}
+
+
+def test_real_copies_stand_in_a_fold(real_rows):
+    assert {row["image_id"] for row in real_rows} >= frac_atlas.COPIES
 
 
 def test_real_truncated_files(real_root, real_rows):

@@ -58,7 +58,7 @@ def test_a_run_writes_a_bundle_that_scores(finished, tiny_config):
     assert loaded.manifest == manifest
     assert manifest.training == tiny_config
     assert manifest.target == "fracture"
-    assert manifest.provenance.dataset == "frac_atlas/1.1.0"
+    assert manifest.provenance.dataset == "frac_atlas/1.2.0"
     assert manifest.provenance.initial_weights == ""
     assert any("CC BY 4.0" in licence for licence in manifest.provenance.licences)
     assert manifest.model_id in (workdir / "bundle" / bundle.CARD_NAME).read_text()
