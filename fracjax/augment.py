@@ -5,6 +5,7 @@ alike on any number of devices.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,10 @@ import jax.numpy as jnp
 from fracjax.configs import Augment
 
 # Each of these draws from a key of its own, so that switching one on changes no other draw.
-_FLIP_VERTICAL, _NOISE, _CUTOUT, _MIXUP = range(1, 5)
+_FLIP_VERTICAL, _NOISE, _CUTOUT, _MIXUP, _BLUR, _BARS, _CORNERS = range(1, 8)
+
+CORNER = 0.15
+"""Side of a corner that is blacked, as a part of the picture's: where markers stand."""
 
 
 def augment(pictures: jax.Array, keys: jax.Array, config: Augment) -> jax.Array:
@@ -75,6 +79,7 @@ def mixup(
 
 def _augment_one(picture: jax.Array, key: jax.Array, config: Augment) -> jax.Array:
     size = picture.shape[0]
+    places = (jnp.arange(size) + 0.5) / size
     draws = jax.random.uniform(key, (7,), minval=-1.0)
     if any((config.rotation, config.scale, config.shift, config.flip, config.flip_vertical)):
         angle = draws[0] * jnp.deg2rad(config.rotation)
@@ -86,6 +91,9 @@ def _augment_one(picture: jax.Array, key: jax.Array, config: Augment) -> jax.Arr
             picture, angle, scale, shift, jnp.stack([jnp.where(upend, -1.0, 1.0), mirror])
         )
     shown = picture > 0
+    if config.blur:
+        deviation = jax.random.uniform(jax.random.fold_in(key, _BLUR), maxval=config.blur)
+        picture = blur(picture, deviation, math.ceil(3 * config.blur)) * shown
     if config.contrast or config.gamma:
         contrast = 1 + draws[5] * config.contrast
         gamma = jnp.exp2(draws[6] * config.gamma)
@@ -99,9 +107,43 @@ def _augment_one(picture: jax.Array, key: jax.Array, config: Augment) -> jax.Arr
     if config.cutout:
         *centre, part = jax.random.uniform(jax.random.fold_in(key, _CUTOUT), (3,))
         # The centre is anywhere in the picture, so part of the square may lie outside.
-        places = (jnp.arange(size) + 0.5) / size
         rows, columns = (jnp.abs(places - place) < part * config.cutout / 2 for place in centre)
         picture *= ~(rows[:, None] & columns)
+    if config.bars:
+        widths = jax.random.uniform(jax.random.fold_in(key, _BARS), (2, 2), maxval=config.bars)
+        rows, columns = ((places >= first) & (places <= 1 - last) for first, last in widths)
+        picture *= rows[:, None] & columns
+    if config.corners:
+        is_black = jax.random.bernoulli(
+            jax.random.fold_in(key, _CORNERS), config.corners, shape=(2, 2)
+        )
+        ends = jnp.stack([places < CORNER, places > 1 - CORNER]).astype(jnp.float32)
+        picture *= jnp.einsum("ir,jc,ij->rc", ends, ends, is_black) == 0
+    return picture
+
+
+def blur(picture: jax.Array, deviation: jax.Array, radius: int) -> jax.Array:
+    """Blur a picture by a Gaussian, as one of fewer pixels looks when it is enlarged.
+
+    Args:
+        picture: float32 (size, size); beyond its edge it goes on as at the edge.
+        deviation: Of the Gaussian, pixels.
+        radius: Pixels at which the Gaussian is cut off.
+
+    Returns:
+        float32 (size, size).
+    """
+    offsets = jnp.arange(-radius, radius + 1)
+    weights = jnp.exp(-0.5 * (offsets / jnp.maximum(deviation, 1e-3)) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        around = [(radius, radius) if one == axis else (0, 0) for one in (0, 1)]
+        padded = jnp.pad(picture, around, mode="edge")
+        shifted = [
+            jax.lax.slice_in_dim(padded, start, start + picture.shape[axis], axis=axis)
+            for start in range(2 * radius + 1)
+        ]
+        picture = jnp.tensordot(weights, jnp.stack(shifted), axes=1)
     return picture
 
 

@@ -172,6 +172,11 @@ class Augment:
             arXiv:1708.04552).
         mixup: Parameter of the beta distribution that two pictures are mixed by (Zhang et al.,
             arXiv:1710.09412).
+        blur: Standard deviation of a Gaussian blur, up to this many pixels of the input: what
+            tells a small picture from a large one.
+        bars: Black bars at the four sides, each up to this part of the picture's: what tells its
+            aspect ratio and its borders.
+        corners: Probability with which each corner is black: where markers stand.
     """
 
     rotation: float = 20.0
@@ -184,16 +189,20 @@ class Augment:
     noise: float = 0.0
     cutout: float = 0.0
     mixup: float = 0.0
+    blur: float = 0.0
+    bars: float = 0.0
+    corners: float = 0.0
 
     def __post_init__(self) -> None:
         _check_finite("augment", self)
         for name in ("scale", "cutout"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"augment.{name}={value}", "from 0 to below 1")
-        for name in ("shift", "flip", "flip_vertical", "contrast"):
+        for name in ("shift", "flip", "flip_vertical", "contrast", "corners"):
             value = getattr(self, name)
             _check(0 <= value <= 1, f"augment.{name}={value}", "0 to 1")
-        for name in ("rotation", "gamma", "noise", "mixup"):
+        _check(0 <= self.bars < 0.5, f"augment.bars={self.bars}", "from 0 to below 0.5")
+        for name in ("rotation", "gamma", "noise", "mixup", "blur"):
             value = getattr(self, name)
             _check(value >= 0, f"augment.{name}={value}", "0 or more")
 

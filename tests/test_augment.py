@@ -10,18 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracjax.augment import augment, mixup, warp
+from fracjax.augment import CORNER, augment, blur, mixup, warp
 from fracjax.configs import Augment
 
 SIZE = 48
 NOTHING = Augment(rotation=0, scale=0, shift=0, flip=0, contrast=0, gamma=0)
 STRONG = Augment(rotation=45, scale=0.3, shift=0.2, flip=0.5, contrast=0.5, gamma=1)
 
-ALL = replace(STRONG, flip_vertical=0.5, noise=0.2, cutout=0.5)
+ALL = replace(STRONG, flip_vertical=0.5, noise=0.2, cutout=0.5, blur=2, bars=0.2, corners=0.5)
 
 augment_jit = jax.jit(augment, static_argnums=2)
 mixup_jit = jax.jit(mixup, static_argnums=3)
 warp_jit = jax.jit(warp)
+blur_jit = jax.jit(blur, static_argnums=2)
 
 
 def pictures(n, seed=0):
@@ -228,3 +229,47 @@ def test_a_pair_that_is_mixed_keeps_its_sum():
     mixed, _ = mixup_jit(batch, labels(np.ones((6, 1))), keys, replace(NOTHING, mixup=1.0))
     np.testing.assert_allclose(mixed[::2] + mixed[1::2], batch[::2] + batch[1::2], atol=1e-5)
     assert (np.abs(np.asarray(mixed) - batch).max((1, 2)) > 0.01).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(deviation=st.floats(0.3, 2.0), seed=st.integers(0, 100))
+def test_blur_agrees_with_opencv(deviation, seed):
+    picture = pictures(1, seed)[0]
+    ours = blur_jit(picture, deviation, 6)
+    theirs = cv2.GaussianBlur(picture, (13, 13), deviation, borderType=cv2.BORDER_REPLICATE)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_blur_takes_detail_and_leaves_what_is_black():
+    batch = pictures(4)
+    batch[:, :, : SIZE // 4] = 0
+    blurred = changed_by(replace(NOTHING, blur=2), batch)
+    assert (blurred[:, :, : SIZE // 4] == 0).all()
+    shown = np.s_[:, :, SIZE // 2 :]
+    assert np.abs(np.diff(blurred[shown])).mean() < np.abs(np.diff(batch[shown])).mean()
+
+
+def test_bars_lie_at_the_sides_and_nowhere_else():
+    batch = np.ones((64, SIZE, SIZE), np.float32)
+    barred = changed_by(replace(NOTHING, bars=0.25), batch)
+    assert set(np.unique(barred)) == {0, 1}
+    inner = np.s_[:, SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4]
+    assert (barred[inner] == 1).all()
+    for side in (barred[:, 0], barred[:, -1], barred[:, :, 0], barred[:, :, -1]):
+        assert 0 < side.max(1).mean() < 1, "a side has a bar in some pictures"
+
+
+def test_corners_are_black_as_often_as_is_said():
+    batch = np.ones((400, SIZE, SIZE), np.float32)
+    changed = np.array(changed_by(replace(NOTHING, corners=0.3), batch))
+    side = round(CORNER * SIZE)
+    ends = (slice(0, side), slice(SIZE - side, SIZE))
+    corners = [changed[:, rows, columns] for rows in ends for columns in ends]
+    for corner in corners:
+        is_black = (corner == 0).all((1, 2))
+        assert ((corner == 1).all((1, 2)) | is_black).all()
+        assert 0.2 < is_black.mean() < 0.4
+    for rows in ends:
+        for columns in ends:
+            changed[:, rows, columns] = 1
+    assert (changed == 1).all()
