@@ -84,29 +84,19 @@ def wait_for(process, path, text=""):
     return False
 
 
-@pytest.mark.parametrize("kind", ["jit", "pmap"])
-def test_a_run_killed_again_and_again_leaves_the_same_bits(kind, start, undisturbed, tmp_path):
+def test_a_run_killed_again_and_again_leaves_the_same_bits(start, undisturbed, tmp_path):
     """The kills fall into the loop: after a line of the record, and while checkpoints are saved."""
-    if kind == "pmap":  # rounds differently, so it has a run of its own to be compared with
-        undisturbed = tmp_path / "undisturbed"
-        finish(start(undisturbed, "--parallel", kind))
     workdir = tmp_path / "run"
-    moments = [
-        (workdir / METRICS_NAME, '"step": 2,'),
-        (workdir / "checkpoints/4", ""),
-        (workdir / METRICS_NAME, '"step": 6,'),
-    ]
-    if kind == "pmap":  # what is saved and loaded is the same; once is enough
-        moments = moments[1:2]
+    moments = [(workdir / METRICS_NAME, '"step": 2,'), (workdir / "checkpoints/4", "")]
     kills = 0
     for path, text in moments:
-        process = start(workdir, "--parallel", kind)
+        process = start(workdir)
         if wait_for(process, path, text):
             process.kill()
             kills += 1
         process.communicate()
     assert kills == len(moments)
-    finish(start(workdir, "--parallel", kind))
+    finish(start(workdir))
     assert left_by(workdir) == left_by(undisturbed)
 
 
