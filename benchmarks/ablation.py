@@ -175,7 +175,7 @@ def line(name: str, result: Result, baseline: Result, facts: Sequence[data.Examp
     cells = [
         name,
         ", ".join(settings),
-        _shown(metrics.measure(ranking.auroc, sample), ""),
+        _shown(metrics.measure(metrics.Bounded(ranking.auroc), sample), ""),
         ""
         if name == BASELINE
         else _shown(metrics.difference(ranking.auroc, sample, baseline.likelihoods), "+"),

@@ -77,6 +77,13 @@ class Calibration:
         return of_log_odds(log_odds(calibrated) + log_odds(prevalence) - log_odds(self.prevalence))
 
 
+def as_shown(raw: ArrayLike, calibration: Calibration | None, prevalence: float | None) -> Floats:
+    """Give likelihoods (...) as they are shown, of raw ones; raw where nothing calibrates them."""
+    if calibration is None:
+        return np.asarray(raw, np.float64)
+    return calibration.at_prevalence(raw, prevalence)
+
+
 def in_words(calibration: Calibration | None, prevalence: float | None) -> str:
     """Say in a line whether likelihoods are frequencies, and of which population."""
     if calibration is None:

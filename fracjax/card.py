@@ -6,7 +6,7 @@ from fracjax.calibration import in_words
 from fracjax.configs import Config, Target
 from fracjax.dataset_facts import FACTS
 from fracjax.notice import NOTICE
-from fracjax.operating import RULES
+from fracjax.operating import RULES, SPREADS
 
 if TYPE_CHECKING:
     from fracjax.bundle import Manifest
@@ -49,13 +49,14 @@ def _points(manifest: "Manifest") -> str:
     if not manifest.operating_points:
         return "None: no images were kept to choose them by (`data.select`)."
     rows = "\n".join(
-        f"| `{name}` | {point.threshold:.4f} ({point.low:.4f} to {point.high:.4f}) | "
+        f"| `{name}` | {point.threshold:.4f} ({SPREADS[name]} {point.low:.4f} to "
+        f"{point.high:.4f}) | "
         f"{point.sensitivity} | {point.specificity} |"
         for name, point in manifest.operating_points.items()
     )
     rules = "\n".join(f"- `{name}`: {RULES[name]}." for name in manifest.operating_points)
-    return f"""Thresholds of a study's raw likelihood, with the 95 % interval had other groups
-chosen them. Sensitivity and specificity are those of the studies that did, so they flatter.
+    return f"""Thresholds of a study's raw likelihood, and how far other studies might have chosen
+others. Sensitivity and specificity are those of the studies that did, so they flatter.
 
 | point | threshold | sensitivity | specificity |
 |---|---|---|---|

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from fracjax import interrupt, privacy
 from fracjax.errors import FracjaxError, NotScoredError, TrainingError, UsageError
 from fracjax.notice import NOTICE
-from fracjax.text import printable
+from fracjax.text import printable, without_folders
 from fracjax_jobs.command import score_dir
 
 EXIT_DEFECT = 70
@@ -361,7 +361,7 @@ def predict(
     """
     from fracjax import engine, files
     from fracjax.bundle import BUNDLED
-    from fracjax.explain import encode_png
+    from fracjax.explain import NO_MARKING, encode_png
     from fracjax.image import Reason, Rejected
 
     if not file.is_file():  # a pipe would be waited for
@@ -384,8 +384,9 @@ def predict(
     prediction = scorer.predict_picture(picture, prevalence=prevalence)
     typer.echo(prediction)
     if heatmap is not None:
-        files.write_synced(heatmap, encode_png(scorer.heat_map(picture, heatmap_method)))
-        typer.echo(f"{heatmap}: what moved the likelihood, which is no marking of a finding")
+        shown = scorer.heat_map(picture, heatmap_method, prediction)
+        files.write_synced(heatmap, encode_png(shown))
+        typer.echo(f"{heatmap}: what moved the likelihood, {NO_MARKING}")
     if not prediction.familiar:
         raise typer.Exit(NotScoredError.exit_code)
 
@@ -441,7 +442,7 @@ def evaluate(
     from fracjax.evaluate import running, write_report
 
     settings = running.Settings(
-        aggregate, prevalence, across_targets, stress, " ".join(sys.argv[1:])
+        aggregate, prevalence, across_targets, stress, without_folders(sys.argv[1:])
     )
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already; give another --out")
@@ -516,6 +517,12 @@ def calibrate_site(
         float, typer.Option(help="Largest part of negatives that may be ruled in.")
     ] = 0.05,
     confidence: Annotated[float, typer.Option(help="How sure each of the two is to hold.")] = 0.95,
+    each_its_own_patient: Annotated[
+        bool,
+        typer.Option(
+            "--each-its-own-patient", help="No patient has two of the studies; for labels without."
+        ),
+    ] = False,
 ) -> None:
     """Find bands of a worklist with a guarantee, from studies that you have labelled."""
     from fracjax import triage, triage_fitting
@@ -527,12 +534,19 @@ def calibrate_site(
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out.parent} is no folder; create it, or give another --out")
     read = site.read(labels, worklist)
+    if not (read.has_patients or each_its_own_patient):
+        raise UsageError(
+            f"{labels} has no column {site.PATIENT}, and a guarantee takes studies of different "
+            "patients; add it, or say --each-its-own-patient if no patient has two studies"
+        )
     found = triage_fitting.fit(
         read.studies.sample,
         claim,
         model_id=read.footer["model_id"],
         weights_sha256=read.footer["weights_sha256"],
+        gate_sha256=read.footer["gate"]["sha256"],
         target=read.footer["target"],
+        remarks=read.remarks,
     )
     found.write(out)
     typer.echo("\n".join(found.lines()))
@@ -563,8 +577,9 @@ def simulate_queue(
     department = queueing.Department(
         studies_per_hour, minutes_per_study, readers, hours, days, max_wait
     )
-    waits = queueing.simulate(read_cases(cases), threshold, department, seed=seed)
-    typer.echo("\n".join([NOTICE, *queueing.lines(waits, department, threshold)]))
+    sample = read_cases(cases)
+    waits = queueing.simulate(sample, threshold, department, seed=seed)
+    typer.echo("\n".join([NOTICE, *queueing.lines(waits, sample, department, threshold)]))
 
 
 app.command(name="score-dir", cls=Command)(score_dir)

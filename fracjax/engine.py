@@ -306,22 +306,30 @@ class Scorer:
         size = self.manifest.preprocess.image_size
         return np.stack([explain.in_square(each, size) for each in heat])
 
-    def heat_map(self, picture: Picture, method: Method = "grad_cam") -> NDArray[np.uint8]:
+    def heat_map(
+        self, picture: Picture, method: Method = "grad_cam", prediction: Prediction | None = None
+    ) -> NDArray[np.uint8]:
         """Lay what a picture's likelihood comes from over the picture, with what it is below.
+
+        Args:
+            picture: As it was read.
+            method: How it is found out.
+            prediction: Of the picture, as it is shown elsewhere; predicted anew by default.
 
         Returns:
             uint8 (height, width, 3), BGR, in the pixels of the radiograph.
         """
         preprocess = self.manifest.preprocess
         heat = self.explain(network_input(picture.display, preprocess)[np.newaxis], method)[0]
-        prediction = self.predict_picture(picture)
+        prediction = prediction or self.predict_picture(picture)
         likelihood = prediction.likelihood
         said = "no likelihood" if likelihood is None else f"likelihood {likelihood:.3f}"
         return explain.overlay(
             picture.display,
             explain.on_picture(heat, picture.display, preprocess),
             prediction.raw_likelihood if prediction.familiar else 0.0,
-            f"{self.manifest.target}: {said}. {self.manifest.model_id}, {method}. {NOTICE}",
+            f"{self.manifest.target}: {said}. {self.manifest.model_id}, "
+            f"{method.replace('_', ' ')}: {explain.NO_MARKING}. {NOTICE}",
         )
 
     def _checked(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -29,6 +29,9 @@ MOST_COVER = 0.6
 SMOOTHED = 1 / 40
 """Standard deviation that integrated gradients are smoothed by, as a part of the square's side."""
 
+NO_MARKING = "which is no marking of a finding"
+"""What stands wherever a heat map does."""
+
 
 def grad_cam(
     network: Network, preprocess: Preprocess, variables: Variables, images: jax.Array

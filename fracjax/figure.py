@@ -54,6 +54,10 @@ class Undefined:
     groups: int
 
     def __str__(self) -> str:
+        return self.shown()
+
+    def shown(self, sign: str = "") -> str:
+        """Say why there is no figure."""
         return (
             f"undefined: {self.reason} (n = {self.n}, {self.positives} positive, "
             f"{self.groups} groups)"

@@ -14,6 +14,13 @@ RULES: Mapping[Name, str] = {
     "youden": "the threshold with the largest sum of sensitivity and specificity (Youden 1950)",
 }
 
+SPREADS: Mapping[Name, str] = {
+    "high_sensitivity": "95 % interval",
+    "high_specificity": "95 % interval",
+    "youden": "middle 95 % of what draws of groups chose",
+}
+"""What stands between an operating point's ``low`` and ``high``."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
@@ -22,8 +29,9 @@ class OperatingPoint:
     Attributes:
         threshold: Raw likelihood of a study, 0..1, from which on it is called positive; of a point
             that calls nothing a little more than 1.
-        low: Lower end of the threshold's 95 % interval, had other groups tuned the model.
-        high: Upper end.
+        low: Lower end of the threshold's 95 % interval; 0 where no case says how low it may be. Of
+            ``youden``, the spread that :data:`SPREADS` says.
+        high: Upper end; 1 where no case says how high.
         sensitivity: On the studies that it was chosen by, and so too good.
         specificity: On the same.
     """

@@ -20,6 +20,9 @@ Order = Literal["first_come", "ranked", "ranked_with_limit"]
 
 ORDERS: tuple[Order, ...] = ("first_come", "ranked", "ranked_with_limit")
 
+FEW = 10
+"""Studies of a kind under which it is said that they are few."""
+
 OF = ("all", "positives", "false_negatives")
 """Whose wait is told: of false negatives, positives below the threshold."""
 
@@ -60,7 +63,11 @@ class Department:
 
 
 class Wait(NamedTuple):
-    """Minutes, each over days, with the 95 % interval of its mean over days."""
+    """Minutes, each over the days that have such a study, with the interval of the simulation.
+
+    That is the 95 % interval of the mean over days, as if the studies that are drawn from were all
+    there are: more days make it narrower, and only more studies the wait surer.
+    """
 
     mean: float
     mean_low: float
@@ -156,23 +163,44 @@ def read(
 
 
 def lines(
-    waits: Mapping[Order, Mapping[str, Wait]], department: Department, threshold: float
+    waits: Mapping[Order, Mapping[str, Wait]],
+    sample: Sample,
+    department: Department,
+    threshold: float,
 ) -> list[str]:
-    """Say who waits how long, in which order."""
+    """Say who waits how long, in which order, and of which studies that is drawn."""
+    positive = sample.labels == 1
+    missed = int((positive & (sample.scores < threshold)).sum())
     said = [
+        f"drawn from {len(sample)} labelled studies, {int(positive.sum())} positive, {missed} of "
+        "them missed",
+    ]
+    few = [
+        name
+        for name, count in (("positives", positive.sum()), ("false negatives", missed))
+        if count < FEW
+    ]
+    if few:
+        said.append(f"fewer than {FEW} {' and '.join(few)}: what is said of them is of those few")
+    said += [
+        "studies without a likelihood, which a worklist has first, do not come",
         f"{department.studies_per_hour:g} studies an hour for {department.hours:g} hours, "
         f"{department.minutes_per_study:g} minutes each, {department.readers} readers: they read "
         f"{100 * department.load:.0f} % of the time; {department.days} days",
         f"false negatives: positives of a raw likelihood below {threshold:.4f}",
-        "minutes until a study begins to be read (95 % interval of the mean over days)",
+        "minutes until a study begins to be read (95 % interval of the simulation alone)",
         f"  {'order':<18} {'of':<16} {'studies':>8}  {'mean':<24} longest of a day",
     ]
     for order, by_member in waits.items():
         for of, wait in by_member.items():
-            mean = f"{wait.mean:.1f} ({wait.mean_low:.1f} to {wait.mean_high:.1f})"
-            longest = f"{wait.longest:.1f} ({wait.longest_low:.1f} to {wait.longest_high:.1f})"
+            mean = _in_words(wait.mean, wait.mean_low, wait.mean_high)
+            longest = _in_words(wait.longest, wait.longest_low, wait.longest_high)
             said.append(f"  {order:<18} {of:<16} {wait.studies:8d}  {mean:<24} {longest}")
     return [*said, f"ranked_with_limit reads next what has waited {department.max_wait:g} minutes."]
+
+
+def _in_words(value: float, low: float, high: float) -> str:
+    return "none came" if np.isnan(value) else f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _summary(days: list[Floats]) -> Wait:

@@ -1,4 +1,23 @@
-"""Text for a terminal or a log."""
+"""Text for a terminal, a log or a report."""
+
+import shlex
+from collections.abc import Sequence
+
+
+def without_folders(arguments: Sequence[str]) -> str:
+    """Give a command as it was typed, but of paths the last part alone: folders may name a patient.
+
+    >>> without_folders(["evaluate", "/of/Meier/model", "--split", "fold_0", "--out=a/b c"])
+    "evaluate model --split fold_0 '--out=b c'"
+    """
+
+    def shortened(argument: str) -> str:
+        option, mark, value = argument.partition("=")
+        if mark and option.startswith("--"):
+            return f"{option}={shortened(value)}"
+        return argument.rstrip("/").rpartition("/")[2] or argument
+
+    return shlex.join(map(shortened, arguments))
 
 
 def printable(text: str) -> str:

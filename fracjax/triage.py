@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fracjax.bundle import Manifest
 
 FORMAT = "fracjax-site"
-VERSION = 1
+VERSION = 2
 
 Band = Literal["rule_in", "uncertain", "rule_out"]
 
@@ -30,7 +30,9 @@ ASSUMPTION = (
     "This holds of studies that are exchangeable with the labelled ones: drawn from the same "
     "patients, scanners and ways of working, and labelled alike. It says nothing of another site, "
     "of children if none were labelled, or of the time after a scanner or a protocol has changed; "
-    "label anew then. It is of studies that get a score; those without one stand before all others."
+    "label anew then. It is of studies that get a score; those without one stand before all "
+    "others. It is of one study of each patient and label, drawn by chance: where patients with "
+    "many studies are harder, more of all studies are missed than that."
 )
 
 
@@ -39,8 +41,8 @@ class Claim:
     """What is to be guaranteed.
 
     Attributes:
-        miss_rate: Largest part of positive studies that are ruled out.
-        false_alarm_rate: Largest part of negative studies that are ruled in.
+        miss_rate: Largest part of positive studies, one of each patient, that are ruled out.
+        false_alarm_rate: Largest part of negative studies, one of each patient, that are ruled in.
         confidence: With what chance, over the labelled studies, each of the two holds.
     """
 
@@ -80,6 +82,7 @@ class Triage:
         notice: Research use only.
         model_id: The model whose likelihoods were labelled.
         weights_sha256: Digest of its weights; another model's likelihoods have no bands here.
+        gate_sha256: Digest of its gate: another one lets other studies through.
         target: What a positive label means.
         rule_out: Raw likelihood of a study below which it is ruled out.
         rule_in: Raw likelihood above which it is ruled in.
@@ -89,6 +92,7 @@ class Triage:
         bands: What these bands hold of the labelled studies themselves.
         labels_sha256: Digest of the labels and likelihoods.
         created: The day, ISO 8601.
+        remarks: What else a reader of the bands must know of the labels.
         assumption: Under which the guarantee holds.
     """
 
@@ -97,6 +101,7 @@ class Triage:
     notice: str
     model_id: str
     weights_sha256: str
+    gate_sha256: str
     target: Target
     rule_out: float
     rule_in: float
@@ -106,6 +111,7 @@ class Triage:
     bands: Mapping[Band, BandCount]
     labels_sha256: str
     created: str
+    remarks: tuple[str, ...]
     assumption: str = ASSUMPTION
 
     def band(self, likelihood: float) -> Band:
@@ -123,14 +129,15 @@ class Triage:
             f"bands for {self.model_id} ({self.target}), from {self.studies} labelled studies, "
             f"{self.positives} positive:",
             f"  rule_out  below {self.rule_out:.4f}: {sure}, at most {100 * claim.miss_rate:g} % "
-            "of positives are ruled out",
+            "of positive studies are ruled out, one of each patient",
             f"  rule_in   above {self.rule_in:.4f}: {sure}, at most "
-            f"{100 * claim.false_alarm_rate:g} % of negatives are ruled in",
+            f"{100 * claim.false_alarm_rate:g} % of negative studies are ruled in, one of each "
+            "patient",
             "of the labelled studies themselves:",
         ]
         for name, count in counts.items():
             said.append(f"  {name:<9} {count.studies:6d} studies, {count.positives} positive")
-        return [*said, self.assumption]
+        return [*said, *(f"note: {remark}" for remark in self.remarks), self.assumption]
 
     def write(self, path: Path) -> None:
         """Write a file that ``score-dir --site`` takes."""
@@ -162,8 +169,14 @@ def check_model(triage: Triage, manifest: "Manifest") -> None:
     Raises:
         UsageError: They are of another one.
     """
+    way_out = "label a worklist of this model, and run 'fracjax calibrate-site' on it"
     if triage.weights_sha256 != manifest.weights_sha256:
         raise UsageError(
             f"the bands are of {triage.model_id}, and the likelihoods of {manifest.model_id}; "
-            "label a worklist of this model, and run 'fracjax calibrate-site' on it"
+            f"{way_out}"
+        )
+    if triage.gate_sha256 != manifest.gate.sha256:
+        raise UsageError(
+            "the bands are of studies that another gate let through, by the digest of "
+            f"{manifest.model_id}'s; {way_out}"
         )

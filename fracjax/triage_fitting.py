@@ -10,6 +10,7 @@ of at most P(Binomial(n, e) < k).
 
 import hashlib
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 
 def fit(
-    sample: Sample, claim: Claim, *, model_id: str, weights_sha256: str, target: "Target"
+    sample: Sample,
+    claim: Claim,
+    *,
+    model_id: str,
+    weights_sha256: str,
+    gate_sha256: str,
+    target: "Target",
+    remarks: Sequence[str] = (),
 ) -> Triage:
     """Find a site's bands.
 
@@ -37,7 +45,9 @@ def fit(
         claim: What is to be guaranteed.
         model_id: Of the model that gave the likelihoods.
         weights_sha256: Of the same.
+        gate_sha256: Of the same.
         target: What a positive label means.
+        remarks: What a reader of the bands must know of the labels.
 
     Raises:
         DataError: There are too few studies of a label for the claim.
@@ -63,6 +73,7 @@ def fit(
         notice=NOTICE,
         model_id=model_id,
         weights_sha256=weights_sha256,
+        gate_sha256=gate_sha256,
         target=target,
         rule_out=rule_out,
         rule_in=rule_in,
@@ -75,6 +86,7 @@ def fit(
         },
         labels_sha256=digest.hexdigest(),
         created=datetime.now(UTC).date().isoformat(),
+        remarks=tuple(remarks),
     )
 
 

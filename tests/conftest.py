@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from fracjax import bundle, gate, gate_fitting
+from fracjax import bundle, gate, gate_fitting, tuning
 from fracjax.card import render_card
 from fracjax.configs import Augment, Config, Model, Optimizer, Preprocess
 from fracjax.figure import Figure
+from fracjax.metrics import Sample
 from fracjax.models import Network
 
 REPOSITORY = Path(__file__).parents[1]
@@ -48,8 +49,11 @@ def shared():
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Compile each program once in a session, however many tests and processes run it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_compilation_cache_dir": str(folder / "xla"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     for name, value in settings.items():
@@ -157,4 +161,25 @@ def tiny_bundle(tmp_path_factory, tiny_manifest, tiny_variables, tiny_gate):
     manifest = tiny_manifest(weights)
     encoded = bundle.encode_gate(tiny_gate)
     bundle.write(directory, manifest, weights, encoded, render_card(manifest))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tuned_bundle(tmp_path_factory, tiny_manifest, tiny_variables, tiny_gate):
+    """The tiny bundle with operating points and a calibration, fitted on noise."""
+    weights = bundle.encode_weights(tiny_variables)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    scores = 1 / (1 + np.exp(-rng.normal(labels - 0.5, 1)))
+    sample = Sample.of(labels, scores, np.arange(200))
+    fields = {
+        "calibration": tuning.calibration(sample, "tuning digest"),
+        "operating_points": tuning.operating_points(sample),
+    }
+    manifest = tiny_manifest(weights)
+    manifest = type(manifest)(
+        **{name: getattr(manifest, name) for name in manifest.__slots__} | fields
+    )
+    directory = tmp_path_factory.mktemp("tuned") / "bundle"
+    bundle.write(directory, manifest, weights, bundle.encode_gate(tiny_gate), render_card(manifest))
     return directory

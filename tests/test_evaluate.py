@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from fracjax import evaluate
 from fracjax.errors import DataError
 from fracjax.evaluate import cases
+from fracjax.evaluate.comparing import compare
 from fracjax.evaluate.measuring import ALL, HALF, RANKING, find, measure_all
 from fracjax.figure import Figure, Undefined
 from fracjax.labels import UNKNOWN
-from fracjax.metrics import decisions, intervals
+from fracjax.metrics import Sample, decisions, intervals
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -149,7 +150,7 @@ def test_knowing_the_body_part_alone_is_worth_nothing_within_body_parts():
     ]
     rows = measure_all(of_studies(facts, [0.1 + 0.8 * (i % 2) for i in range(200)]), {})
     assert find(rows, "auroc").figure.low > 0.7
-    assert find(rows, "auroc_within_body_part").figure.value == 0.5
+    assert find(rows, "auroc_within_body_part").figure.reason == intervals.NO_SPREAD
 
 
 def test_predictive_values_are_said_of_the_prevalence_that_they_are_of():
@@ -168,3 +169,42 @@ def test_predictive_values_are_said_of_the_prevalence_that_they_are_of():
 def test_what_cannot_be_measured_is_one_line():
     with pytest.raises(DataError, match="nothing can be measured"):
         evaluate.overall([image("a", 1), image("b", 1)], np.float32([0.1, 0.2]))
+
+
+# Two models
+
+
+def compared(first, other, labels):
+    sample = Sample.of(labels, first, np.arange(len(labels)))
+    return compare(cases.Cases("study", sample, {}), np.asarray(other), {"half": (0.5, 0.5)}, "b")
+
+
+def test_a_better_model_is_called_better_and_the_other_worse():
+    """Of 30 positives and 30 negatives the one calls all rightly, the other two thirds."""
+    labels = np.repeat([1, 0], 30)
+    right = np.where(labels == 1, 0.75, 0.25)
+    wrong = np.arange(60) % 3 == 0
+    worse = np.where(wrong, 1 - right, right)
+    there, back = compared(right, worse, labels), compared(worse, right, labels)
+    for comparison, verdict, sign in ((there, "better", 1), (back, "worse", -1)):
+        named = {(apart.name, apart.at): apart for apart in comparison.differences}
+        area = named["auroc", ""]
+        assert area.verdict == verdict
+        assert area.figure.value == pytest.approx(sign * 1 / 3)
+        sensitivity = named["sensitivity", "half"]
+        assert sensitivity.verdict == "zero is excluded"
+        assert sensitivity.figure.value == pytest.approx(sign * 10 / 30)
+        assert verdict in str(area)
+        assert "better" not in str(sensitivity)
+        assert f"the other {len(comparison.differences) - 1} intervals" in comparison.remark
+    cells = [(calls.of, calls.only_first, calls.only_other) for calls in there.discordance]
+    assert cells == [("positives", 10, 0), ("negatives", 10, 0)]
+    assert [calls.p for calls in there.discordance] == pytest.approx([2 * 0.5**10] * 2)
+    assert [(calls.only_first, calls.only_other) for calls in back.discordance] == [(0, 10)] * 2
+
+
+def test_of_too_few_positives_no_model_is_called_better():
+    labels = np.repeat([1, 0], [9, 50])
+    comparison = compared(labels, 1 - labels, labels)
+    assert {apart.verdict for apart in comparison.differences} == {"undefined"}
+    assert "positives are of 9 groups only" in str(comparison.differences[0])

@@ -1,6 +1,8 @@
 """Evaluations of a bundle and of a worklist, as the command line gives them."""
 
 import csv
+import dataclasses
+import io
 import json
 import re
 
@@ -10,14 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import fracjax as fj
-from fracjax import bundle, data, tuning
-from fracjax.audit import shortcuts
+from fracjax import audit, bundle, data, tuning
 from fracjax.card import render_card
 from fracjax.cli import app
 from fracjax.errors import DataError, UsageError
-from fracjax.evaluate import Settings, evaluate_images, evaluate_site, write_report
+from fracjax.evaluate import Settings, evaluate_images, evaluate_site, report, write_report
 from fracjax.evaluate.measuring import ALL
-from fracjax.evaluate.report import render
 from fracjax.figure import Figure
 from fracjax.metrics import Sample, intervals
 from fracjax.notice import NOTICE
@@ -29,27 +29,6 @@ def few_draws():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 50)
         yield
-
-
-@pytest.fixture(scope="module")
-def tuned_bundle(tmp_path_factory, tiny_manifest, tiny_variables, tiny_gate):
-    """The tiny bundle with operating points and a calibration, fitted on noise."""
-    weights = bundle.encode_weights(tiny_variables)
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 200)
-    scores = 1 / (1 + np.exp(-rng.normal(labels - 0.5, 1)))
-    sample = Sample.of(labels, scores, np.arange(200))
-    fields = {
-        "calibration": tuning.calibration(sample, "tuning digest"),
-        "operating_points": tuning.operating_points(sample),
-    }
-    manifest = tiny_manifest(weights)
-    manifest = type(manifest)(
-        **{name: getattr(manifest, name) for name in manifest.__slots__} | fields
-    )
-    directory = tmp_path_factory.mktemp("tuned") / "bundle"
-    bundle.write(directory, manifest, weights, bundle.encode_gate(tiny_gate), render_card(manifest))
-    return directory
 
 
 @pytest.fixture
@@ -150,10 +129,23 @@ def test_a_model_is_not_better_than_itself(tuned_bundle, images):
     scorer = fj.load(tuned_bundle)
     comparison = evaluate_images(scorer, images, against=scorer).evaluation.comparison
     assert comparison.other == scorer.manifest.model_id
-    assert {apart.verdict for apart in comparison.differences} == {"no difference shown"}
+    assert {apart.verdict for apart in comparison.differences} == {"undefined"}
     assert {(calls.only_first, calls.only_other, calls.p) for calls in comparison.discordance} == {
         (0, 0, 1.0)
     }
+
+
+def test_what_another_model_turns_away_is_not_said_of_this_one(tuned_bundle, images, tmp_path):
+    narrow = bundle.load(tuned_bundle)
+    facts = dataclasses.replace(narrow.manifest.gate, threshold=0.0)
+    manifest = dataclasses.replace(narrow.manifest, gate=facts)
+    path = tmp_path / "narrow"
+    weights, gate = (bundle.encode_weights(narrow.variables), bundle.encode_gate(narrow.gate))
+    bundle.write(path, manifest, weights, gate, render_card(manifest))
+    wide, narrow = fj.load(tuned_bundle), fj.load(path)
+    for one, other, is_said in ((wide, narrow, False), (narrow, wide, True)):
+        remarks = evaluate_images(one, images, against=other).evaluation.remarks
+        assert any("would get no likelihood" in remark for remark in remarks) == is_said
 
 
 # A hospital's own labels
@@ -181,6 +173,8 @@ def worklist(tmp_path):
         "model_id": "tiny-1",
         "weights_sha256": "abc",
         "target": "fracture",
+        "prevalence": None,
+        "gate": {"sha256": "def"},
         "calibration": None,
         "operating_points": {},
     }
@@ -245,6 +239,10 @@ def test_labels_without_patients_say_that_intervals_are_too_narrow(worklist, tmp
         ([{"name": "key1", "label": 1}], "no column one of study_key"),
         ([{"study_key": "key1", "truth": 1}], "no column label"),
         ([{"study_key": "key1", "label": 1, "patient": ""}], "line 2 .* no patient"),
+        ([{"study_key": " ", "label": 1}], "line 2 .* names no study"),
+        ([{"study_key": f"key{i}", "label": i % 2} for i in range(8)], "none of the 8 studies"),
+        ([{"study_key": f"key{i}", "label": 1} for i in range(9, 20)], "all 11 studies are pos"),
+        ([{"study_key": f"key{i}", "label": 0} for i in range(9, 20)], "all 11 studies are neg"),
     ],
 )
 def test_labels_that_cannot_be_used_are_one_line_that_names_no_study(
@@ -258,6 +256,95 @@ def test_labels_that_cannot_be_used_are_one_line_that_names_no_study(
     assert len(message.splitlines()) == 1
     assert "key1" not in message
     assert "A1" not in message
+
+
+def test_spaces_and_a_byte_order_mark_are_no_part_of_a_label(worklist, tmp_path):
+    path, labels = worklist
+    spaced, plain = tmp_path / "spaced.csv", tmp_path / "plain.csv"
+    lines = [f"key{i},{label}" for i, label in enumerate(labels)]
+    plain.write_text("\n".join(["study_key,label", *lines]))
+    spaced.write_text(
+        "\n".join(["\ufeffstudy_key, label", *(line.replace(",", " , ") for line in lines)])
+    )
+    one, other = (evaluate_site(table, path).evaluation for table in (plain, spaced))
+    assert one.rows == other.rows
+
+
+def test_a_table_of_semicolons_is_told_what_it_lacks(worklist, tmp_path):
+    path, _ = worklist
+    table = tmp_path / "labels.csv"
+    table.write_text("study_key;label\nkey9;1\n")
+    with pytest.raises(DataError, match="separate columns by commas"):
+        evaluate_site(table, path)
+
+
+@pytest.mark.parametrize("trait", ["patient", "study_key", "label", "name"])
+def test_what_may_name_a_patient_tells_no_figures_apart(trait, worklist, tmp_path):
+    path, labels = worklist
+    rows = all_labels(labels, patient=lambda i: f"p{i}", name=lambda i: f"Meier{i}")
+    table = write_labels(tmp_path / "labels.csv", rows)
+    with pytest.raises(UsageError, match="give --by another column") as caught:
+        evaluate_site(table, path, traits=[trait])
+    assert "Meier" not in str(caught.value)
+
+
+def test_a_value_of_a_column_may_hold_anything(worklist, tmp_path):
+    path, labels = worklist
+    odd = ("$x_$", "<b>")
+    rows = all_labels(labels, scanner=lambda i: odd[i % 2])
+    table = write_labels(tmp_path / "labels.csv", rows)
+    evaluated = evaluate_site(table, path, traits=["scanner"])
+    write_report(evaluated, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>" not in page.replace("<body>", "")
+
+
+def test_likelihoods_are_judged_as_the_worklist_shows_them(worklist, tmp_path):
+    """At another prevalence than that of the calibration, where one was said."""
+    path, labels = worklist
+    table = write_labels(tmp_path / "labels.csv", all_labels(labels))
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 200)
+    sample = Sample.of(truth, 1 / (1 + np.exp(-rng.normal(truth - 0.5, 1))), np.arange(200))
+    calibration = tuning.calibration(sample, "digest")
+    intercepts = {}
+    for prevalence in (None, 0.05):
+        shown = pq.read_table(path)
+        footer = json.loads(shown.schema.metadata[b"fracjax"])
+        footer |= {"calibration": dataclasses.asdict(calibration), "prevalence": prevalence}
+        pq.write_table(shown.replace_schema_metadata({"fracjax": json.dumps(footer)}), path)
+        evaluated = evaluate_site(table, path)
+        intercepts[prevalence] = evaluated.evaluation.find("calibration_intercept").figure.value
+        cases = list(csv.DictReader(io.StringIO(report._cases(evaluated))))
+        expected = calibration.at_prevalence(
+            [float(case["raw_likelihood"]) for case in cases], prevalence
+        )
+        assert [float(case["likelihood"]) for case in cases] == pytest.approx(list(expected))
+    assert intercepts[0.05] > intercepts[None] + 1
+    assert "where 5 % are positive" in report.render(evaluated)
+
+
+def test_cases_tell_neither_the_order_of_labels_nor_that_of_patients(worklist, tmp_path):
+    path, labels = worklist
+    rows = all_labels(labels, patient=lambda i: f"p{i // 2:02d}")
+    evaluated = evaluate_site(write_labels(tmp_path / "labels.csv", rows), path)
+    cases = list(csv.DictReader(io.StringIO(report._cases(evaluated))))
+    scores = [float(case["raw_likelihood"]) for case in cases]
+    assert sorted(scores) == sorted(evaluated.studies.sample.scores.tolist())
+    assert scores != evaluated.studies.sample.scores.tolist()
+    numbers = [
+        int(case["group"]) for case in sorted(cases, key=lambda case: case["raw_likelihood"])
+    ]
+    ranks = np.argsort(evaluated.studies.sample.scores)
+    assert numbers != (ranks // 2).tolist()
+
+
+@pytest.mark.parametrize("row", ["2,0.5,0.5,0", "1,nan,0.5,0", "1,7,0.5,0"])
+def test_cases_that_are_none_are_refused(row, tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text(f"label,raw_likelihood,likelihood,group\n{row}\n")
+    with pytest.raises(DataError, match="holds no cases"):
+        report.read_cases(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"study_key,label\n", b"PAR1"])
@@ -293,13 +380,22 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
         command("simulate-queue", table, "--threshold", 0.5)
     site = tmp_path / "site.json"
     loose = ["--miss-rate", 0.2, "--false-alarm-rate", 0.2, "--confidence", 0.8]
+    with pytest.raises(UsageError, match="no column patient"):
+        command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
+    loose.append("--each-its-own-patient")
     command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
     said = capsys.readouterr().out
-    assert "80 % confidence, at most 20 % of positives are ruled out" in said
+    assert "80 % confidence, at most 20 % of positive studies are ruled out" in said
+    for remark in ("have no likelihood (unfamiliar)", "the labels name no patients"):
+        assert remark in said
+        assert any(remark in kept for kept in json.loads(site.read_text())["remarks"])
     assert "exchangeable" in said
     assert json.loads(site.read_text())["weights_sha256"] == "abc"
     with pytest.raises(DataError, match="needs 59 positive studies"):
-        command("calibrate-site", "--labels", table, "--worklist", path, "--out", site)
+        command(
+            *("calibrate-site", "--labels", table, "--worklist", path, "--out", site),
+            "--each-its-own-patient",
+        )
 
 
 @pytest.mark.parametrize(
@@ -320,12 +416,12 @@ def test_half_of_what_is_needed_is_refused(arguments):
 def test_what_predicts_the_label_without_a_bone_stands_beside_the_figures(
     tuned_bundle, images, monkeypatch
 ):
-    monkeypatch.setattr(shortcuts, "FEWEST_GROUPS", 2)
+    """The dummy images have no shortcut, so that one is put there; test_audit.py measures some."""
+    measured = {"corners": Figure(0.612, 0.57, 0.65, 22, 10, 14)}
+    monkeypatch.setattr(audit, "predictability", lambda pictures, report: measured)
     evaluated = evaluate_images(fj.load(tuned_bundle), images)
-    measured = evaluated.evaluation.shortcuts
-    assert measured
-    assert all(figure.n == len(images) for figure in measured.values())
-    page = render(evaluated)
+    assert evaluated.evaluation.shortcuts == measured
+    page = report.render(evaluated)
     assert "<h2>What predicts the label without a bone</h2>" in page
     for name, figure in measured.items():
         assert re.search(rf">{name}</th><td[^>]*>{figure.value:.3f}</td>", page)

@@ -13,7 +13,8 @@ from fracjax import data, explain
 from fracjax.cli import app
 from fracjax.configs import Model, Preprocess
 from fracjax.errors import UsageError
-from fracjax.evaluate.locating import in_boxes, locate, score_map
+from fracjax.evaluate.locating import Located, in_boxes, locate, score_map
+from fracjax.figure import Figure
 from fracjax.image import network_input
 from fracjax.models import Network
 from fracjax.step import normalise
@@ -158,10 +159,56 @@ def test_located_is_of_positives_with_boxes_and_names_chance(tiny_bundle, data_d
     assert marked
     for figure in (located.pointing, located.chance, located.centre, located.random_pointing):
         assert figure.n == figure.positives == len(marked)
-        assert 0 <= figure.low <= figure.value <= figure.high <= 1
-    assert "chance" in located.verdict
+        if isinstance(figure, Figure):  # boxes of dummy images may all cover the same part
+            assert 0 <= figure.low <= figure.value <= figure.high <= 1
+    assert located.verdict.startswith(f"on {len(marked)} images of ")
+    assert "it cannot be told" in located.verdict
     negatives = images.subset([i for i, fact in enumerate(images.facts) if not fact.label])
     assert locate(fj.load(tiny_bundle), negatives) is None
+
+
+def above(value, low, n=20, groups=20):
+    return Figure(value, low, 1.0, n, n, groups)
+
+
+@pytest.mark.parametrize(
+    ("chance", "centre", "random", "groups", "said"),
+    [
+        (0.1, 0.1, 0.1, 20, "more often than chance, the middle of the picture and random weights"),
+        (0.1, -0.1, 0.1, 20, "not surely more often than the middle of the picture: do not rely"),
+        (0.1, 0.1, -0.1, 20, "not surely more often than a network with random weights: do not"),
+        (0.1, -0.1, -0.1, 20, "the middle of the picture and a network with random weights: do"),
+        (-0.1, 0.1, 0.1, 20, "on 20 images the maps were not shown to be better than chance"),
+        (0.1, 0.1, 0.1, 9, "on 20 images of 9 groups it cannot be told"),
+    ],
+)
+def test_the_verdict_says_no_more_than_is_known(chance, centre, random, groups, said):
+    figure = above(0.5, 0.3, groups=groups)
+    located = Located(
+        "grad_cam",
+        *(figure,) * 4,
+        *(above(0.4, low, groups=groups) for low in (chance, centre, random)),
+        *(figure,) * 2,
+        random_flat=0,
+    )
+    assert said in located.verdict
+
+
+def test_the_picture_says_the_likelihood_that_is_told(tuned_bundle, tmp_path, monkeypatch):
+    """Of another prevalence, too, and that it marks nothing."""
+    captions = []
+    monkeypatch.setattr(
+        explain, "overlay", lambda display, heat, strength, caption: captions.append(caption)
+    )
+    monkeypatch.setattr(explain, "encode_png", lambda picture: b"")
+    image = tmp_path / "radiograph.png"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (80, 80), np.uint8))
+    command = ["predict", str(image), "--bundle", str(tuned_bundle), "--prevalence", "0.01"]
+    app([*command, "--heatmap", str(tmp_path / "heat.png")], standalone_mode=False)
+    scorer = fj.load(tuned_bundle)
+    told = scorer.predict_picture(scorer.read(image), prevalence=0.01)
+    assert f"likelihood {told.likelihood:.3f}." in captions[0]
+    assert "no marking of a finding" in captions[0]
 
 
 def test_the_command_writes_a_picture_that_says_what_it_is(tiny_bundle, tmp_path, capsys):

@@ -92,8 +92,19 @@ def test_positives_gain_and_missed_ones_pay():
     assert ranked["false_negatives"].mean_low > first_come["false_negatives"].mean_high
     assert limited["all"].longest < ranked["all"].longest
     assert first_come["all"].studies == ranked["all"].studies
-    said = "\n".join(queueing.lines(waits, Department(), 0.5))
+    said = "\n".join(queueing.lines(waits, cases(), Department(), 0.1))
     assert "false_negatives" in said
+    assert "drawn from 500 labelled studies" in said
+
+
+def test_it_says_of_how_few_studies_it_is():
+    few = Sample.of([1, 0, 0], [0.9, 0.2, 0.1], range(3))
+    waits = simulate(few, 0.5, Department(days=5))
+    said = queueing.lines(waits, few, Department(days=5), 0.5)
+    assert said[0] == "drawn from 3 labelled studies, 1 positive, 0 of them missed"
+    assert said[1].startswith("fewer than 10 positives and false negatives: ")
+    assert sum("none came" in line for line in said) == 3
+    assert not any("nan" in line for line in said)
 
 
 def test_the_same_seed_gives_the_same_waits():

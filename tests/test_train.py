@@ -77,11 +77,12 @@ def test_figures_have_their_cases_and_agree_with_the_predictions(finished, data_
     with (workdir / "valid_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["source"] for row in rows] == [example.source for example in valid]
-    figure = metrics.auroc(
+    sample = metrics.Sample.of(
         [int(row["label"]) for row in rows],
         [float(row["likelihood"]) for row in rows],
         [row["group"] for row in rows],
     )
+    figure = metrics.measure(metrics.Bounded(metrics.ranking.auroc), sample)
     assert figure == manifest.figures["auroc_image"]
 
 

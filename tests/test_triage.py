@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracjax import triage, triage_fitting
+from fracjax import bundle, triage, triage_fitting
 from fracjax.errors import DataError, UsageError
 from fracjax.metrics import Sample
 from fracjax.triage import ASSUMPTION, Claim
 
-MODEL = {"model_id": "tiny", "weights_sha256": "abc", "target": "fracture"}
+MODEL = {"model_id": "tiny", "weights_sha256": "abc", "gate_sha256": "def", "target": "fracture"}
 
 
 def draw(seed, positives, negatives, decimals=9):
@@ -127,15 +127,60 @@ def test_what_is_written_is_read_again_and_says_what_it_assumes(tmp_path):
     assert "exchangeable" in ASSUMPTION
     said = "\n".join(bands.lines())
     assert ASSUMPTION in said
-    assert "95 % confidence, at most 5 % of positives are ruled out" in said
-    path.write_text(json.dumps(fields | {"version": 2}))
-    with pytest.raises(DataError, match="version 2"):
+    assert "95 % confidence, at most 5 % of positive studies are ruled out, one of each" in said
+    path.write_text(json.dumps(fields | {"version": 1}))
+    with pytest.raises(DataError, match="version 1"):
         triage.read(path)
     path.write_text('{"format": 3}')
     with pytest.raises(DataError, match="describes no bands"):
         triage.read(path)
     with pytest.raises(DataError, match="cannot be read"):
         triage.read(tmp_path / "none.json")
+
+
+def test_where_some_patients_have_many_hard_studies_the_promise_is_of_one_of_each():
+    """A tenth of patients have ten hard positives; of all studies more are missed than is promised.
+
+    The first is what is promised, the second what ``ASSUMPTION`` warns of.
+    """
+    per_patient, per_study = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+
+        def drawn(count, rng=rng):
+            is_hard = rng.random(count) < 0.1
+            members = np.repeat(np.arange(count), np.where(is_hard, 10, 1))
+            return members, rng.normal(np.where(is_hard, 0, 2)[members], 1)
+
+        members, odds = drawn(300)
+        negatives = np.arange(400)
+        sample = Sample.of(
+            np.repeat([1, 0], [len(odds), 400]),
+            1 / (1 + np.exp(-np.concatenate([odds, rng.normal(-2, 1, 400)]))),
+            np.concatenate([members, 1000 + negatives]),
+        )
+        bands = triage_fitting.fit(sample, Claim(), **MODEL)
+        members, odds = drawn(20_000)
+        is_missed = 1 / (1 + np.exp(-odds)) < bands.rule_out
+        per_study.append(is_missed.mean() <= 0.05)
+        of_patient = np.bincount(members, is_missed) / np.bincount(members)
+        per_patient.append(of_patient.mean() <= 0.05)
+    assert np.mean(per_patient) >= 0.92
+    assert np.mean(per_study) < 0.5
+
+
+def test_bands_are_of_one_model_and_one_gate(tiny_bundle):
+    manifest = bundle.load(tiny_bundle).manifest
+    of_it = {"weights_sha256": manifest.weights_sha256, "gate_sha256": manifest.gate.sha256}
+    bands = triage_fitting.fit(draw(0, 100, 100), Claim(), **(MODEL | of_it))
+    triage.check_model(bands, manifest)
+    for name, said in (
+        ("weights_sha256", "the bands are of tiny"),
+        ("gate_sha256", "another gate"),
+    ):
+        other = triage_fitting.fit(draw(0, 100, 100), Claim(), **(MODEL | of_it | {name: "0"}))
+        with pytest.raises(UsageError, match=said):
+            triage.check_model(other, manifest)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 1.0, 5.0, -1.0, float("nan")])

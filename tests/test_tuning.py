@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from scipy import special
+from scipy import special, stats
 
 from fracjax import tuning
 from fracjax.calibration import Calibration, check_prevalence
@@ -140,24 +140,47 @@ def test_points_do_on_the_tuning_studies_what_their_rules_say():
     ones = np.ones((1, len(sample)))
 
     def rate(of, threshold):
-        return decisions.at_threshold(of, threshold)(sample.labels, sample.scores, ones)[0]
+        bounded = decisions.at_threshold(decisions.RATES[of], threshold)
+        return bounded.statistic(sample.labels, sample.scores, ones)[0]
 
     high = points["high_sensitivity"]
-    assert rate(decisions.sensitivity, high.threshold) >= 0.95
+    assert rate("sensitivity", high.threshold) >= 0.95
     above = sample.scores[sample.scores > high.threshold].min()
-    assert rate(decisions.sensitivity, above) < 0.95
+    assert rate("sensitivity", above) < 0.95
     sure = points["high_specificity"]
-    assert rate(decisions.specificity, sure.threshold) >= 0.95
+    assert rate("specificity", sure.threshold) >= 0.95
     below = sample.scores[sample.scores < sure.threshold].max()
-    assert rate(decisions.specificity, below) < 0.95
+    assert rate("specificity", below) < 0.95
     best = points["youden"].threshold
-    sums = [rate(decisions.sensitivity, t) + rate(decisions.specificity, t) for t in sample.scores]
-    assert rate(decisions.sensitivity, best) + rate(decisions.specificity, best) == max(sums)
+    sums = [rate("sensitivity", t) + rate("specificity", t) for t in sample.scores]
+    assert rate("sensitivity", best) + rate("specificity", best) == max(sums)
     for point in points.values():
         assert point.low <= point.threshold <= point.high
-        assert point.sensitivity.value == rate(decisions.sensitivity, point.threshold)
+        assert point.sensitivity.value == rate("sensitivity", point.threshold)
         assert point.specificity.n == len(sample)
     assert high.threshold < best < sure.threshold
+
+
+@pytest.mark.parametrize(("positives", "least"), [(20, 0.94), (40, 0.94), (80, 0.92)])
+def test_intervals_of_thresholds_cover_as_often_as_they_say(positives, least):
+    """Of the likelihood that 5 % of all positives lie below; percentiles would cover 65 to 89."""
+    truth = stats.norm.cdf(stats.norm.ppf(0.05, 1, 1))
+    hits = []
+    for seed in range(300):
+        scores = stats.norm.cdf(np.random.default_rng(seed).normal(1, 1, positives))
+        sample = Sample.of(np.ones(positives), scores, np.arange(positives))
+        low, high = tuning.quantile_interval(sample, 0.05)
+        hits.append(low <= truth <= high)
+    assert np.mean(hits) >= least
+
+
+def test_the_interval_of_a_quantile_by_hand():
+    """Of 20 cases none is low enough; fewer than 3 of them lie below it with a chance of 98 %."""
+    sample = Sample.of(np.ones(20), np.arange(1, 21) / 20, np.arange(20))
+    assert tuning.quantile_interval(sample, 0.05) == (0, 4 / 20)
+    assert tuning.quantile_interval(sample, 0.95) == (17 / 20, 1)
+    grouped = Sample(sample.labels, sample.scores, np.arange(20) // 4)
+    assert tuning.quantile_interval(grouped, 0.05) == (0, 2 / 5)
 
 
 def test_where_the_top_is_a_negative_the_sure_point_calls_nothing():

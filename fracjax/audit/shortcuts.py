@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from fracjax.figure import Figure
-from fracjax.metrics import Sample, measure, ranking
+from fracjax.metrics import Bounded, Sample, measure, ranking
 
 FOLDS = 5
 
@@ -170,7 +170,7 @@ def predictability(
         scores[held_out] = model.predict_proba(rows[held_out])[:, 1]
         folds[held_out] = fold
     _, strata = np.unique(part_codes.ravel() * FOLDS + folds, return_inverse=True)
-    figure = measure(ranking.within(strata), Sample(labels, scores, members))
+    figure = measure(Bounded(ranking.within(strata)), Sample(labels, scores, members))
     return figure if isinstance(figure, Figure) else None
 
 

@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fracjax.evaluate.cases import Cases
-from fracjax.evaluate.measuring import RANKING, in_words
+from fracjax.evaluate.measuring import RANKING, SMALLEST_CLASS, in_words
 from fracjax.figure import Figure, Undefined
 from fracjax.metrics import Sample, difference, ranking
 from fracjax.metrics.ranking import Floats, Labels
+
+DECIDING = "auroc"
+"""The one figure by which a model may be called better. Of twelve that are looked at, one excludes
+zero by chance in a third of all comparisons of models that are equally good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,15 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Say ``better`` or ``worse`` only where the interval excludes zero."""
+        """Say ``better`` or ``worse``, of :data:`DECIDING` only and where zero is excluded."""
         if isinstance(self.figure, Undefined):
             return "undefined"
-        if self.figure.low > 0:
-            return "better"
-        return "worse" if self.figure.high < 0 else "no difference shown"
+        excludes_zero = self.figure.low > 0 or self.figure.high < 0
+        if self.name != DECIDING:
+            return "zero is excluded" if excludes_zero else "zero is not excluded"
+        if not excludes_zero:
+            return "no difference shown"
+        return "better" if self.figure.low > 0 else "worse"
 
     def __str__(self) -> str:
         name = in_words(self.name) + (f" at {self.at}" if self.at else "")
@@ -84,6 +91,14 @@ class Comparison:
     differences: tuple[Difference, ...]
     discordance: tuple[Discordance, ...]
 
+    @property
+    def remark(self) -> str:
+        """Say what the verdicts are worth."""
+        return (
+            f"{in_words(DECIDING)} decides; the other {len(self.differences) - 1} intervals, and "
+            "McNemar's p, are not corrected for how many they are"
+        )
+
 
 def compare(
     cases: Cases,
@@ -100,8 +115,9 @@ def compare(
         other: The other model's name.
     """
     sample = cases.sample
+    few = _too_few(sample)
     differences = [
-        Difference(name, "", difference(bounded.statistic, sample, others))
+        Difference(name, "", few or difference(bounded.statistic, sample, others))
         for name, bounded in RANKING.items()
     ]
     discordance = []
@@ -112,10 +128,19 @@ def compare(
             called_rightly = (calls == label).astype(np.float64)
             other_rightly = (other_calls == label).astype(np.float64)
             shown = sample.with_scores(called_rightly)
-            figure = difference(_rate_of(label), shown, other_rightly)
+            figure = few or difference(_rate_of(label), shown, other_rightly)
             differences.append(Difference(name, point, figure))
             discordance.append(_mcnemar(sample, label, called_rightly, other_rightly, point, of))
     return Comparison(other, tuple(differences), tuple(discordance))
+
+
+def _too_few(sample: Sample) -> Undefined | None:
+    """Tell whether groups are too few to say that one model is better."""
+    for label, name in ((1, "positives"), (0, "negatives")):
+        groups = len(np.unique(sample.groups[sample.labels == label]))
+        if groups < SMALLEST_CLASS:
+            return sample.undefined(f"{name} are of {groups} groups only")
+    return None
 
 
 def _rate_of(label: int) -> ranking.Statistic:

@@ -59,7 +59,9 @@ class Evaluation:
         prevalence: What predictive values are said of.
         thresholds: The operating points, by name.
         calibration: What made likelihoods of raw ones; ``None`` for nothing.
-        unavoidable_ece: The ECE that perfect likelihoods would have on these studies.
+        shown_for: The prevalence that likelihoods were said of; ``None`` for that of calibration.
+        unavoidable_ece: The ECE that perfect likelihoods would have on these studies: its mean, and
+            what one of forty exceeds.
         remarks: What a reader of the figures must know.
         rows: The figures.
         comparison: With another model; ``None`` if there was none.
@@ -81,7 +83,8 @@ class Evaluation:
     prevalence: float
     thresholds: Mapping[str, Threshold]
     calibration: Calibration | None
-    unavoidable_ece: float
+    shown_for: float | None
+    unavoidable_ece: tuple[float, float]
     remarks: tuple[str, ...]
     rows: tuple[Measured, ...]
     comparison: Comparison | None
@@ -95,6 +98,15 @@ class Evaluation:
     def find(self, name: str, at: str = "", level: Level = "study") -> Measured:
         """Give the row of a figure of all cases; see :func:`fracjax.evaluate.measuring.find`."""
         return find(list(self.rows), name, level, at)
+
+    @property
+    def unavoidable(self) -> str:
+        """Say what an ECE has to be held against."""
+        mean, high = self.unavoidable_ece
+        return (
+            f"perfect likelihoods would have an ECE of {mean:.3f} on as many studies, and one of "
+            f"forty times more than {high:.3f}: no ECE of a sample is 0, whatever its interval"
+        )
 
     @property
     def worst(self) -> Measured | None:
@@ -119,6 +131,7 @@ class Evaluation:
         said = [NOTICE, f"{self.model_id} ({self.target}) on {self.data}"]
         said += [f"data {self.data_sha256}", *(f"note: {remark}" for remark in self.remarks)]
         said += ["", f"figures of studies ({self.aggregation} of images)", *self._block("")]
+        said.append(f"  {self.unavoidable}")
         for name, point in self.thresholds.items():
             said += [
                 "",
@@ -144,6 +157,7 @@ class Evaluation:
             said += [f"  {name:<40} {figure}" for name, figure in self.shortcuts.items()]
         if self.comparison is not None:
             said += ["", f"less those of {self.comparison.other}, on the same studies"]
+            said += [f"  {self.comparison.remark}"]
             said += [f"  {apart}" for apart in self.comparison.differences]
             said += [f"  {discordance}" for discordance in self.comparison.discordance]
         return said

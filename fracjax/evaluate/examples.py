@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fracjax import data
+from fracjax.configs import DataSet
 from fracjax.engine import Scorer
 from fracjax.explain import on_picture, overlay
 from fracjax.image import network_input
@@ -22,6 +23,9 @@ OF_EACH = 3
 SIDE = 420
 """Of the longer side of a picture in the page, pixels."""
 
+OWN: DataSet = "own_images"
+"""The data set whose paths are not shown."""
+
 BOX_COLOUR = (120, 230, 120)
 
 
@@ -31,7 +35,7 @@ class Shown:
 
     Attributes:
         kind: How it was called at the threshold.
-        source: Its file in the data set.
+        source: Its file in a published data set; empty of one's own, where it may name a patient.
         likelihood: Raw, 0..1.
         plain: JPEG of the image, with its marked boxes.
         heated: JPEG of the image with the heat map.
@@ -67,10 +71,13 @@ def choose(
         rows = np.flatnonzero(members[kind])
         sign = 1 if kind in ("missed", "rightly silent") else -1
         for row in rows[np.argsort(sign * likelihoods[rows], kind="stable")][:OF_EACH].tolist():
-            yield _shown(scorer, images[row], kind, float(likelihoods[row]))
+            source = "" if images.name == OWN else images[row].source
+            yield _shown(scorer, images[row], kind, float(likelihoods[row]), source)
 
 
-def _shown(scorer: Scorer, example: data.Example, kind: Kind, likelihood: float) -> Shown:
+def _shown(
+    scorer: Scorer, example: data.Example, kind: Kind, likelihood: float, source: str
+) -> Shown:
     preprocess = scorer.manifest.preprocess
     pixels = example.pixels()
     heat = scorer.explain(network_input(pixels, preprocess)[np.newaxis])[0]
@@ -79,7 +86,7 @@ def _shown(scorer: Scorer, example: data.Example, kind: Kind, likelihood: float)
     heated = overlay(display, on_picture(heat, pixels, preprocess), likelihood)
     return Shown(
         kind,
-        example.source,
+        source,
         likelihood,
         _jpeg(_with_boxes(_small(plain), example.boxes)),
         _jpeg(_small(heated)),

@@ -32,7 +32,7 @@ def overall(facts: Sequence[data.Example], likelihoods: NDArray[np.float32]) -> 
     studies = cases.of_studies(images, [fact.study_id for fact in facts])
     measured = {}
     for level in (studies, images):
-        figure = measure(ranking.auroc, level.sample)
+        figure = measure(measuring.RANKING["auroc"], level.sample)
         if not isinstance(figure, Figure):
             raise DataError(f"nothing can be measured ({figure}); choose more images")
         measured[f"auroc_{level.level}"] = figure
@@ -68,7 +68,7 @@ def figures(
     def add(name: str, sample: Sample, bounded: Bounded) -> None:
         positives = int(sample.labels.sum())
         if min(positives, len(sample) - positives) >= measuring.SMALLEST_CLASS:
-            figure = measure(bounded.statistic, sample, bounded.bounds)
+            figure = measure(bounded, sample)
             if isinstance(figure, Figure):
                 measured[name] = figure
 

@@ -8,7 +8,7 @@ chance would hit. A network with random weights is the sanity check of Adebayo e
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,16 @@ from fracjax.engine import Scorer, network_of
 from fracjax.explain import Method, on_picture
 from fracjax.figure import Figure, Undefined
 from fracjax.image import network_input
-from fracjax.metrics.intervals import ANY
+from fracjax.metrics.intervals import APART
 
 MOST_SEEDS = 8
 """Random networks that are tried: of one that is sure of a negative, no map has any heat."""
 
 ROUNDING = 1e-3
 """Of a pixel, by which a box may reach into the next."""
+
+FEWEST_GROUPS = 10
+"""Groups of positive images under which nothing is said of whether maps point right."""
 
 SIDE = 64
 """Cells of a side that maps are compared in."""
@@ -44,8 +47,11 @@ class Located:
         centre: Part in which the middle of the picture lies in a box.
         above_chance: Pointing less chance, paired by image.
         above_centre: Pointing less the middle, paired by image: body parts lie in the middle.
+        above_random: Pointing less that of random weights, paired by image.
         random_pointing: Part whose hottest place lies in a box, by random weights.
-        random_likeness: Mean rank correlation of the maps of learned and random weights, -1..1.
+        random_likeness: Mean rank correlation of the maps of learned and random weights, -1..1,
+            of images where neither is flat.
+        random_flat: Images of which random weights gave no heat at all.
     """
 
     method: Method
@@ -55,24 +61,40 @@ class Located:
     centre: Figure | Undefined
     above_chance: Figure | Undefined
     above_centre: Figure | Undefined
+    above_random: Figure | Undefined
     random_pointing: Figure | Undefined
     random_likeness: Figure | Undefined
+    random_flat: int
 
     @property
     def verdict(self) -> str:
         """Say whether the maps point at what was marked."""
-        chance, centre = self.above_chance, self.above_centre
-        for above in (chance, centre):
-            if isinstance(above, Undefined):
-                return f"it cannot be told whether the maps point right: {above.reason}"
-        if _is_above(chance) and _is_above(centre):
-            return "the maps point at what was marked more often than chance and the middle would"
-        if _is_above(chance):
+        above = (self.above_chance, self.above_centre, self.above_random)
+        for figure in above:
+            if isinstance(figure, Undefined) or figure.groups < FEWEST_GROUPS:
+                return (
+                    f"on {figure.n} images of {figure.groups} groups it cannot be told whether the "
+                    "maps point right: do not rely on them"
+                )
+        chance, centre, random = map(_is_above, above)
+        if not chance:
+            return (
+                f"on {self.pointing.n} images the maps were not shown to be better than chance: do "
+                "not read them"
+            )
+        unsure = [
+            *([] if centre else ["the middle of the picture"]),
+            *([] if random else ["a network with random weights"]),
+        ]
+        if unsure:
             return (
                 "the maps point at what was marked more often than chance would, but not surely "
-                "more often than the middle of the picture: do not rely on them"
+                f"more often than {' and '.join(unsure)}: do not rely on them"
             )
-        return "the maps are no better than chance: do not read them"
+        return (
+            "the maps point at what was marked more often than chance, the middle of the picture "
+            "and random weights would"
+        )
 
 
 def score_map(
@@ -140,6 +162,7 @@ def locate(
     preprocess = scorer.manifest.preprocess
     random = _random(scorer, network_input(images[rows[0]].pixels(), preprocess), method)
     learned_scores, random_scores, likeness, groups = [], [], [], []
+    flat = 0
     for done, row in enumerate(rows):
         report(done, len(rows))
         example = images[row]
@@ -149,18 +172,29 @@ def locate(
         learned_scores.append(score_map(on_picture(learned, pixels, preprocess), example.boxes))
         random_scores.append(score_map(on_picture(blind, pixels, preprocess), example.boxes))
         likeness.append(_likeness(learned, blind))
+        flat += not blind.any()
         groups.append(example.group)
     pointing, energy, covered, middle = np.array(learned_scores).T
+    random_pointing = np.array(random_scores)[:, 0]
+    alike = np.array(likeness)
+    compared = ~np.isnan(alike)
+    members = np.array(groups)
     return Located(
         method,
         pointing=metrics.mean(pointing, groups),
         energy=metrics.mean(energy, groups),
         chance=metrics.mean(covered, groups),
         centre=metrics.mean(middle, groups),
-        above_chance=metrics.mean(pointing - covered, groups, ANY),
-        above_centre=metrics.mean(pointing - middle, groups, ANY),
-        random_pointing=metrics.mean(np.array(random_scores)[:, 0], groups),
-        random_likeness=metrics.mean(likeness, groups, (-1.0, 1.0)),
+        above_chance=metrics.mean(pointing - covered, groups, APART),
+        above_centre=metrics.mean(pointing - middle, groups, APART),
+        above_random=metrics.mean(pointing - random_pointing, groups, APART),
+        random_pointing=metrics.mean(random_pointing, groups),
+        random_likeness=(
+            metrics.mean(alike[compared], members[compared], APART)
+            if compared.any()
+            else Undefined("all maps of random weights are flat", 0, 0, 0)
+        ),
+        random_flat=flat,
     )
 
 
@@ -175,18 +209,27 @@ def _random(scorer: Scorer, square: NDArray[np.float32], method: Method) -> Scor
     return random
 
 
-def lines(located: Located) -> Sequence[str]:
+def rows(located: Located) -> list[tuple[str, Figure | Undefined, str]]:
+    """Give each figure with its name, and the sign that differences are shown with."""
+    return [
+        ("hottest place in a box", located.pointing, ""),
+        ("part of the heat in boxes", located.energy, ""),
+        ("part of the picture that boxes cover", located.chance, ""),
+        ("middle of the picture in a box", located.centre, ""),
+        ("random weights: hottest place in a box", located.random_pointing, ""),
+        ("hottest place, above chance", located.above_chance, "+"),
+        ("hottest place, above the middle", located.above_centre, "+"),
+        ("hottest place, above random weights", located.above_random, "+"),
+        ("random weights: likeness of the maps", located.random_likeness, "+"),
+    ]
+
+
+def lines(located: Located) -> list[str]:
     """Say how well heat maps point."""
     return [
         f"heat maps ({located.method.replace('_', ' ')}) of positive images, against marked boxes",
-        f"  {'hottest place in a box':<40} {located.pointing}",
-        f"  {'part of the heat in boxes':<40} {located.energy}",
-        f"  {'part of the picture that boxes cover':<40} {located.chance}",
-        f"  {'middle of the picture in a box':<40} {located.centre}",
-        f"  {'hottest place, above chance':<40} {_signed(located.above_chance)}",
-        f"  {'hottest place, above the middle':<40} {_signed(located.above_centre)}",
-        f"  {'random weights: hottest place in a box':<40} {located.random_pointing}",
-        f"  {'random weights: likeness of the maps':<40} {located.random_likeness}",
+        *(f"  {name:<40} {figure.shown(sign)}" for name, figure, sign in rows(located)),
+        f"  random weights gave no heat at all on {located.random_flat} images",
         f"  {located.verdict}",
     ]
 
@@ -195,14 +238,10 @@ def _is_above(figure: Figure | Undefined) -> bool:
     return isinstance(figure, Figure) and figure.low > 0
 
 
-def _signed(figure: Figure | Undefined) -> str:
-    return figure.shown("+") if isinstance(figure, Figure) else str(figure)
-
-
 def _likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Give Spearman's correlation of two maps; 0 if one is flat."""
+    """Give Spearman's correlation of two maps; NaN if one is flat."""
     step = max(1, len(one) // SIDE)
     cells = [each[::step, ::step].ravel() for each in (one, other)]
     if any(np.ptp(values) == 0 for values in cells):
-        return 0.0
+        return math.nan
     return float(stats.spearmanr(*cells).statistic)

@@ -1,11 +1,10 @@
 """All figures of a model on some cases: each statistic, of all cases and of each subset."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from fracjax.calibration import Calibration
 from fracjax.evaluate.cases import Cases, Level
 from fracjax.figure import Figure, Undefined
 from fracjax.metrics import (
@@ -18,7 +17,7 @@ from fracjax.metrics import (
     ranking,
     reliability,
 )
-from fracjax.metrics.intervals import ANY, PART, RATIO
+from fracjax.metrics.intervals import ANY
 from fracjax.metrics.ranking import Floats
 
 SMALLEST_CLASS = 10
@@ -41,10 +40,6 @@ RANKING: Mapping[str, Bounded] = {
 }
 """What needs no threshold that was chosen before."""
 
-BOUNDS = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0), "false_alarms_per_true_alarm": RATIO}
-"""Of rates that are no part of anything."""
-
-
 WORDS: Mapping[str, str] = {
     "auroc": "AUROC",
     "auroc_delong": "AUROC (DeLong)",
@@ -61,7 +56,7 @@ WORDS: Mapping[str, str] = {
     "brier_reliability": "Brier: reliability",
     "brier_resolution": "Brier: resolution",
     "brier_uncertainty": "Brier: uncertainty",
-    "ece": "ECE, 10 bins of equal mass",
+    "ece": "ECE, 10 bins of equal mass, as biased",
 }
 """How statistics are named to a reader, where it is not by their own name."""
 
@@ -97,7 +92,7 @@ def measure_all(
     cases: Cases,
     thresholds: Mapping[str, float],
     prevalence: float | None = None,
-    calibration: Calibration | None = None,
+    likelihoods: Floats | None = None,
 ) -> list[Measured]:
     """Measure all cases, and each subset.
 
@@ -105,11 +100,12 @@ def measure_all(
         cases: Studies or images.
         thresholds: By the operating point's name, of raw likelihoods.
         prevalence: What predictive values are said of; that of the cases themselves by default.
-        calibration: Makes likelihoods of raw ones, of which all cases' reliability is measured.
+        likelihoods: (n,), as they are shown, of which the reliability is measured; the raw ones by
+            default.
     """
     rows = [*_measure_subset(cases, ALL, cases.sample, thresholds, prevalence)]
     rows += _within_body_parts(cases)
-    rows += _reliability(cases, calibration)
+    rows += _reliability(cases, cases.sample.scores if likelihoods is None else likelihoods)
     for subset, chosen in cases.subsets().items():
         rows += _measure_subset(cases, subset, cases.sample.chosen(chosen), thresholds, prevalence)
     return rows
@@ -143,13 +139,8 @@ def _measure_subset(
         yield from rows(_at(moved, threshold), point, stated)
 
 
-def _at(
-    rates: Mapping[str, Callable[[decisions.Counts], Floats]], threshold: float
-) -> dict[str, Bounded]:
-    return {
-        name: Bounded(decisions.at_threshold(rate, threshold), BOUNDS.get(name, PART))
-        for name, rate in rates.items()
-    }
+def _at(rates: Mapping[str, decisions.Rate], threshold: float) -> dict[str, Bounded]:
+    return {name: decisions.at_threshold(rate, threshold) for name, rate in rates.items()}
 
 
 def _cross_check(cases: Cases, subset: str, sample: Sample, lack: Undefined | None) -> Measured:
@@ -167,14 +158,12 @@ def _within_body_parts(cases: Cases) -> Iterator[Measured]:
     if parts is None or len(np.unique(parts)) < 2:
         return
     _, strata = np.unique(parts, return_inverse=True)
-    figure = measure(ranking.within(strata), cases.sample)
+    figure = measure(Bounded(ranking.within(strata)), cases.sample)
     yield Measured("auroc_within_body_part", cases.level, ALL, "", None, figure)
 
 
-def _reliability(cases: Cases, calibration: Calibration | None) -> Iterator[Measured]:
-    sample = cases.sample
-    if calibration is not None:
-        sample = sample.with_scores(calibration(sample.scores))
+def _reliability(cases: Cases, likelihoods: Floats) -> Iterator[Measured]:
+    sample = cases.sample.with_scores(likelihoods)
     bins = reliability.equal_mass(sample.scores)
     statistics: dict[str, Bounded] = {
         "brier": Bounded(reliability.brier),

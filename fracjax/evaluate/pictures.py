@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from fracjax.calibration import Calibration
 from fracjax.drawing import ACCENT, FAINT, INK, MARK, Drawing, blank, drawn
 from fracjax.evaluate.evaluation import Threshold
 from fracjax.evaluate.measuring import ALL, Measured
 from fracjax.figure import Figure
 from fracjax.metrics import Sample, reliability
+from fracjax.metrics.ranking import Floats
 
 SQUARE = (3.6, 3.6)
 MARKERS = "osD^v"
@@ -49,9 +49,8 @@ def precision_recall(sample: Sample, thresholds: Mapping[str, Threshold], captio
     return drawn(figure, "Precision and recall", caption)
 
 
-def diagram(sample: Sample, calibration: Calibration | None, caption: str) -> Drawing:
-    """Draw how often studies of a likelihood are positive, in bins of equal mass."""
-    likelihoods = sample.scores if calibration is None else calibration(sample.scores)
+def diagram(sample: Sample, likelihoods: Floats, caption: str) -> Drawing:
+    """Draw how often studies of a likelihood, as shown, are positive, in bins of equal mass."""
     bins = reliability.equal_mass(likelihoods)
     figure, axes = blank("likelihood", "part that is positive", SQUARE)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
@@ -87,6 +86,7 @@ def forest(rows: Sequence[Measured], caption: str) -> Drawing:
     axes.set_yticks(
         range(len(shown)),
         [f"{subset}  ({value.positives} of {value.n})" for subset, value in shown],
+        parse_math=False,  # a value is a hospital's, and may hold dollars
     )
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")

@@ -11,11 +11,13 @@ import numpy as np
 
 from fracjax import files
 from fracjax.audit import BODY_PART, severity_of
+from fracjax.calibration import as_shown
 from fracjax.calibration import in_words as calibration_in_words
 from fracjax.card import MEANING
 from fracjax.errors import DataError
 from fracjax.evaluate.evaluation import Evaluation
 from fracjax.evaluate.examples import Shown
+from fracjax.evaluate.locating import rows as located_rows
 from fracjax.evaluate.measuring import ALL, Measured, in_words
 from fracjax.evaluate.running import Evaluated
 from fracjax.figure import Figure, Undefined
@@ -65,6 +67,8 @@ def read_cases(path: Path) -> Sample:
             *[(row["label"], row["raw_likelihood"], row["group"]) for row in rows], strict=True
         )
         labels, scores, groups = (np.array(column, np.float64) for column in columns)
+        if not (np.isin(labels, (0, 1)) & (scores >= 0) & (scores <= 1)).all():
+            raise ValueError("no labels and likelihoods")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except (KeyError, ValueError, UnicodeDecodeError):
@@ -75,13 +79,18 @@ def read_cases(path: Path) -> Sample:
 
 
 def _cases(evaluated: Evaluated) -> str:
-    sample, calibration = evaluated.studies.sample, evaluated.evaluation.calibration
-    likelihoods = sample.scores if calibration is None else calibration(sample.scores)
-    _, groups = np.unique(sample.groups, return_inverse=True)
+    """Give the cases in an order, and with numbers of groups, that tell no more than they say."""
+    sample, evaluation = evaluated.studies.sample, evaluated.evaluation
+    likelihoods = as_shown(sample.scores, evaluation.calibration, evaluation.shown_for)
+    names, members = np.unique(sample.groups, return_inverse=True)
+    rng = np.random.default_rng(int(evaluation.data_sha256[:16], 16))
+    numbers, order = rng.permutation(len(names)), rng.permutation(len(sample))
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("label", "raw_likelihood", "likelihood", "group"))
-    columns = (sample.labels, sample.scores, likelihoods, groups)
+    columns = (
+        column[order] for column in (sample.labels, sample.scores, likelihoods, numbers[members])
+    )
     rows.writerows(zip(*(column.tolist() for column in columns), strict=True))
     return text.getvalue()
 
@@ -110,14 +119,13 @@ def render(evaluated: Evaluated) -> str:
 def _summary(evaluation: Evaluation) -> str:
     rows = [row for name in FIRST for row in evaluation.rows if _is_overall(row, name)]
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in evaluation.remarks)
+    shown = calibration_in_words(evaluation.calibration, evaluation.shown_for)
     return f"""<p>What it measures: the likelihood that {escape(MEANING[evaluation.target])};
-{escape(calibration_in_words(evaluation.calibration, None))}. A case is a study, by the
-{evaluation.aggregation} of its images. Every interval takes the images of a group (a patient, or
-what stands for one) as one case.</p>
+{escape(shown)}. A case is a study, by the {evaluation.aggregation} of its images. Every interval
+takes the images of a group (a patient, or what stands for one) as one case.</p>
 <ul>{remarks}</ul>
 {_table(rows)}
-<p>Perfect likelihoods would have an ECE of about {evaluation.unavoidable_ece:.3f} on as many
-studies.</p>"""
+<p>{escape(evaluation.unavoidable.capitalize())}.</p>"""
 
 
 def _curves(evaluated: Evaluated) -> str:
@@ -136,7 +144,7 @@ def _curves(evaluated: Evaluated) -> str:
         ),
         pictures.diagram(
             sample,
-            evaluation.calibration,
+            as_shown(sample.scores, evaluation.calibration, evaluation.shown_for),
             f"{cases} Ten bins of equally many studies; bars are Wilson's 95 % intervals, which "
             "take studies as independent. Below: how many studies have which likelihood.",
         ),
@@ -209,7 +217,7 @@ def _comparison(evaluation: Evaluation) -> str:
     )
     return f"""<h2>Compared with {escape(comparison.other)}</h2>
 <p>On the same studies; this model's figure less the other's. It is called better or worse only
-where the interval excludes zero.</p>
+where the interval excludes zero; {escape(comparison.remark)}.</p>
 <ul>{differences}</ul>
 <ul>{calls}</ul>"""
 
@@ -269,35 +277,26 @@ def _examples(evaluated: Evaluated) -> str:
         if located is None
         else f"On all positive images with marked boxes, {located.verdict}."
     )
-    rows = (
-        []
-        if located is None
-        else [
-            ("hottest place in a box", located.pointing),
-            ("part of the heat in boxes", located.energy),
-            ("part of the picture that boxes cover: chance", located.chance),
-            ("middle of the picture in a box", located.centre),
-            ("hottest place, above chance", located.above_chance),
-            ("hottest place, above the middle", located.above_centre),
-            ("hottest place in a box, random weights", located.random_pointing),
-            ("rank correlation with the maps of random weights", located.random_likeness),
-        ]
-    )
-    cells = [(name, *_figure_cells(figure)) for name, figure in rows]
+    rows = [] if located is None else located_rows(located)
+    cells = [(name, *_figure_cells(figure)) for name, figure, _ in rows]
     pictures = "\n".join(
         f'<figure>\n<div class="pair">{_image(shown.plain, shown)}{_image(shown.heated, shown)}'
         f"</div>\n<figcaption><strong>{shown.kind}</strong>, raw likelihood "
-        f"{shown.likelihood:.3f}, {escape(shown.source)}</figcaption>\n</figure>"
+        f"{shown.likelihood:.3f}{_source(shown)}</figcaption>\n</figure>"
         for shown in evaluated.shown
     )
     return f"""<h2>Examples</h2>
-<p>The surest of each kind at the middle operating point; wrong ones first. Left: the image, with
+<p>The surest of each kind at {escape(evaluated.shown_at)}; wrong ones first. Left: the image, with
 the boxes that are marked in it. Right: what moved the likelihood (Grad-CAM), which is no marking of
-a fracture; the surer the model, the stronger the colours. {escape(said)}</p>
+a finding; the surer the model, the stronger the colours. {escape(said)}</p>
 {table(COLUMNS, cells, numbers=True) if cells else ""}
 <div class="curves">
 {pictures}
 </div>"""
+
+
+def _source(shown: Shown) -> str:
+    return f", {escape(shown.source)}" if shown.source else ""
 
 
 def _image(jpeg: bytes, shown: Shown) -> str:

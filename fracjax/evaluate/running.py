@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from fracjax import audit, data
-from fracjax.calibration import Calibration, check_prevalence
+from fracjax.calibration import Calibration, as_shown, check_prevalence
 from fracjax.configs import Target
 from fracjax.engine import Scorer
-from fracjax.errors import UsageError
+from fracjax.errors import DataError, UsageError
 from fracjax.evaluate import site
 from fracjax.evaluate.cases import Aggregation, Cases, of_images, of_studies
 from fracjax.evaluate.comparing import compare
@@ -26,7 +26,7 @@ from fracjax.evaluate.measuring import HALF, measure_all
 from fracjax.evaluate.predicting import predict
 from fracjax.evaluate.stress import stress
 from fracjax.metrics import reliability
-from fracjax.operating import RULES, OperatingPoint
+from fracjax.operating import RULES, SPREADS, OperatingPoint
 
 Stage = Callable[[str, int, int], None]
 """Is told what is being done, for how many images it is done, and of how many."""
@@ -65,11 +65,13 @@ class Evaluated:
         evaluation: The figures.
         studies: The studies, with raw likelihoods.
         shown: Images for a person to look at; none of a worklist.
+        shown_at: By which operating point these are told to be right or wrong.
     """
 
     evaluation: Evaluation
     studies: Cases
     shown: tuple[Shown, ...] = ()
+    shown_at: str = ""
 
 
 def evaluate_images(
@@ -95,14 +97,13 @@ def evaluate_images(
     """
     facts = images.facts
     target = facts[0].target
-    likelihoods = []
-    unfamiliar = 0
+    likelihoods, unfamiliar = [], []
     for model in (scorer, *([] if against is None else [against])):
         _check(model, images, target, settings)
         told = functools.partial(_told, stage, model.manifest.model_id, len(images))
         scores = predict(model, images, report=told)
         likelihoods.append(scores.likelihoods)
-        unfamiliar = unfamiliar or int((~scores.familiar).sum())
+        unfamiliar.append(int((~scores.familiar).sum()))
     names = [fact.study_id for fact in facts]
     cases = of_images(facts, likelihoods[0])
     studies = of_studies(cases, names, settings.aggregation)
@@ -115,10 +116,10 @@ def evaluate_images(
             else ""
         ),
     ]
-    if unfamiliar:
+    if unfamiliar[0]:
         remarks.append(
-            f"{unfamiliar} images would get no likelihood in a worklist, as unlike those that the "
-            "model learned from; they are among the figures"
+            f"{unfamiliar[0]} images would get no likelihood in a worklist, as unlike those that "
+            "the model learned from; they are among the figures"
         )
     if target != manifest.target:
         remarks.append(
@@ -139,7 +140,13 @@ def evaluate_images(
             if name in theirs
         }
         comparison = compare(studies, others.sample.scores, shared, other.model_id)
-    threshold = thresholds["youden"].threshold if "youden" in thresholds else 0.5
+    if len(images) != len(studies.sample):
+        remarks.append(
+            "operating points and calibration are of studies; figures of images apply them to "
+            "single images"
+        )
+    shown_at = "youden" if "youden" in thresholds else HALF
+    threshold = thresholds.get(shown_at, _HALF).threshold
     stresses = stress(scorer, images, likelihoods[0], threshold, stage) if settings.stress else []
     splits = ", ".join(images.splits)
     evaluation = _evaluation(
@@ -148,6 +155,7 @@ def evaluate_images(
         settings,
         thresholds,
         calibration,
+        None,
         model_id=manifest.model_id,
         weights_sha256=manifest.weights_sha256,
         target=manifest.target,
@@ -164,7 +172,7 @@ def evaluate_images(
         ),
     )
     shown = choose(scorer, images, likelihoods[0], threshold)
-    return Evaluated(evaluation, studies, tuple(shown))
+    return Evaluated(evaluation, studies, tuple(shown), f"{shown_at} ({threshold:.4f})")
 
 
 def evaluate_site(
@@ -193,19 +201,7 @@ def evaluate_site(
     points: dict[str, OperatingPoint] = TypeAdapter(dict[str, OperatingPoint]).validate_python(
         footer["operating_points"]
     )
-    remarks = []
-    for band, (count, positives) in read.unscored.items():
-        remarks.append(
-            f"{count} labelled studies, {positives} positive, have no likelihood ({band}) and are "
-            "in no figure; the worklist has them before all others"
-        )
-    if read.missing:
-        remarks.append(f"{read.missing} labels are of studies that the worklist does not have")
-    if not read.has_patients:
-        remarks.append(
-            "the labels name no patients, so intervals take each study for one: they are too "
-            "narrow if patients have several"
-        )
+    remarks = read.remarks
     thresholds, calibration = _frozen(points, calibration, settings, remarks)
     evaluation = _evaluation(
         read.studies,
@@ -213,6 +209,7 @@ def evaluate_site(
         settings,
         thresholds,
         calibration,
+        footer["prevalence"],
         model_id=footer["model_id"],
         weights_sha256=footer["weights_sha256"],
         target=footer["target"],
@@ -261,11 +258,16 @@ def _frozen(
         remarks.append("the model is not calibrated: figures of likelihoods are of raw ones")
     if points:
         return {
-            name: Threshold(point.threshold, point.low, point.high, RULES[name])
+            name: Threshold(
+                point.threshold, point.low, point.high, f"{RULES[name]} ({SPREADS[name]})"
+            )
             for name, point in points.items()
         }, calibration
     remarks.append("the model carries no operating points: nothing but 0.5 was applied")
-    return {HALF: Threshold(0.5, None, None, "half, which nobody chose")}, calibration
+    return {HALF: _HALF}, calibration
+
+
+_HALF = Threshold(0.5, None, None, "half, which nobody chose")
 
 
 def _evaluation(
@@ -274,16 +276,23 @@ def _evaluation(
     settings: Settings,
     thresholds: Mapping[str, Threshold],
     calibration: Calibration | None,
+    shown_for: float | None,
     *,
     remarks: Sequence[str],
     **facts: Any,
 ) -> Evaluation:
+    count, positives = len(studies.sample), int(studies.sample.labels.sum())
+    if positives in (0, count):
+        raise DataError(
+            f"all {count} studies are {'positive' if positives else 'negative'}, so nothing can be "
+            "measured; choose studies of both kinds"
+        )
     values = {name: point.threshold for name, point in thresholds.items()}
-    rows = measure_all(studies, values, settings.prevalence, calibration)
-    if images is not None:
-        rows += measure_all(images, values, settings.prevalence, calibration)
-    scores = studies.sample.scores
-    likelihoods = scores if calibration is None else calibration(scores)
+    rows = []
+    for cases in (studies, *([] if images is None else [images])):
+        likelihoods = as_shown(cases.sample.scores, calibration, shown_for)
+        rows += measure_all(cases, values, settings.prevalence, likelihoods)
+    likelihoods = as_shown(studies.sample.scores, calibration, shown_for)
     bins = reliability.equal_mass(likelihoods)
     prevalence = settings.prevalence
     return Evaluation(
@@ -291,6 +300,7 @@ def _evaluation(
         prevalence=float(np.mean(studies.sample.labels)) if prevalence is None else prevalence,
         thresholds=thresholds,
         calibration=calibration,
+        shown_for=shown_for,
         unavoidable_ece=reliability.unavoidable_error(bins, likelihoods),
         remarks=tuple(remarks),
         rows=tuple(rows),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fracjax.errors import DataError
+from fracjax.errors import DataError, UsageError
 from fracjax.evaluate.cases import Cases
 from fracjax.metrics import Sample
 
@@ -20,6 +20,9 @@ NAMES = ("study_key", "study_instance_uid", "accession_number")
 """Columns that a label's study may be named by, the first that is there."""
 
 LABEL, PATIENT = "label", "patient"
+
+MOST_VALUES = 30
+"""Of a column that figures are told apart by. A column of more may name patients."""
 
 SCHEMA_VERSION = 2
 """Of the worklists that can be read."""
@@ -46,6 +49,23 @@ class Site:
     footer: Mapping[str, Any]
     sha256: str
 
+    @property
+    def remarks(self) -> list[str]:
+        """Say what a reader of any figure of these studies must know."""
+        said = [
+            f"{count} labelled studies, {positives} positive, have no likelihood ({band}) and are "
+            "in no figure; the worklist has them before all others"
+            for band, (count, positives) in self.unscored.items()
+        ]
+        if self.missing:
+            said.append(f"{self.missing} labels are of studies that the worklist does not have")
+        if not self.has_patients:
+            said.append(
+                "the labels name no patients, so each study is taken for one: intervals are too "
+                "narrow, and guarantees too sure, if patients have several"
+            )
+        return said
+
 
 def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     """Read labels, and the likelihoods that a worklist has of their studies.
@@ -58,9 +78,11 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
 
     Raises:
         DataError: One of them cannot be read, a label is neither 0 nor 1, or a study is named
-            twice, or by a name that several studies of the worklist have.
+            twice, or by a name that several studies of the worklist have; or none has a likelihood.
+        UsageError: A trait would name patients.
     """
     footer, table = _read_worklist(worklist)
+    _check_traits(traits)
     name, rows, sha256 = _read_labels(labels, traits)
     places: dict[str, list[int]] = {}
     for place, value in enumerate(table[name].to_pylist()):
@@ -86,6 +108,11 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     chosen = table.take(found)
     likelihoods = np.array(chosen["raw_likelihood"].to_pylist(), np.float64)  # None is NaN
     scored = ~np.isnan(likelihoods)
+    if not scored.any():
+        raise DataError(
+            f"none of the {len(kept)} studies that {labels} and {worklist} share has a likelihood; "
+            "label studies that have one"
+        )
     truth = np.array([int(row[LABEL]) for row in kept])
     has_patients = PATIENT in kept[0]
     groups = np.array([row[PATIENT] if has_patients else row[name] for row in kept])
@@ -108,6 +135,16 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
         footer=footer,
         sha256=sha256,
     )
+
+
+def _check_traits(traits: Sequence[str]) -> None:
+    """Refuse what would put a patient into a report."""
+    for trait in traits:
+        if trait in (*NAMES, PATIENT, LABEL):
+            raise UsageError(
+                f"figures are not told apart by {trait}, which would name each of its values in "
+                "the report; give --by another column"
+            )
 
 
 def _read_worklist(path: Path) -> tuple[dict[str, Any], pa.Table]:
@@ -139,12 +176,18 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
     except UnicodeDecodeError:
         raise DataError(f"{path} is no UTF-8 text; save the labels as CSV in UTF-8") from None
     reader = csv.DictReader(text.splitlines())
-    columns = reader.fieldnames or []
+    columns = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = columns
     named = [name for name in NAMES if name in columns]
     lacking = [name for name in (LABEL, *traits) if name not in columns]
     if not named or lacking:
         lack = ", ".join(lacking) or f"one of {', '.join(NAMES)}"
-        raise DataError(f"{path} has no column {lack}; its first line names the columns")
+        way_out = (
+            "separate columns by commas"
+            if len(columns) == 1 and any(mark in columns[0] for mark in ";\t")
+            else "its first line names the columns"
+        )
+        raise DataError(f"{path} has no column {lack}; {way_out}")
     rows: dict[int, dict[str, str]] = {}
     seen: set[str] = set()
     try:
@@ -152,11 +195,14 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
             line = reader.line_num
             if None in row or None in row.values():
                 raise DataError(f"line {line} of {path} has not as many cells as the first line")
+            row = {column: cell.strip() for column, cell in row.items()}  # noqa: PLW2901
             if row[LABEL] not in ("0", "1"):
                 raise DataError(
-                    f"line {line} of {path} has a label that is neither 0 nor 1; leave out studies "
-                    "whose label is not known"
+                    f"line {line} of {path} has a label that is neither 0 nor 1; write 1 or 0, "
+                    "and leave out studies whose label is not known"
                 )
+            if not row[named[0]]:
+                raise DataError(f"line {line} of {path} names no study; fill in {named[0]}")
             if row[named[0]] in seen:
                 raise DataError(f"line {line} of {path} names a study for the second time")
             if PATIENT in row and not row[PATIENT]:
@@ -167,4 +213,11 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
         raise DataError(f"{path} is no table: {error}") from None
     if not rows:
         raise DataError(f"{path} has no labels; write a line for each study")
+    for trait in traits:
+        values = {row[trait] for row in rows.values()}
+        if len(values) > MOST_VALUES:
+            raise UsageError(
+                f"{trait} has {len(values)} values, and figures are told apart by "
+                f"{MOST_VALUES} at most; give --by another column"
+            )
     return named[0], rows, hashlib.sha256(data).hexdigest()

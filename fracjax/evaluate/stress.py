@@ -13,15 +13,12 @@ from fracjax import data, metrics
 from fracjax.engine import Scorer
 from fracjax.evaluate.predicting import predict
 from fracjax.figure import Figure, Undefined
-from fracjax.metrics import Sample, difference, measure, ranking
+from fracjax.metrics import Bounded, Sample, difference, measure, ranking
 
 Pixels = NDArray[np.uint8]
 
 CORNER = 0.15
 """Side of a corner that is masked, as a part of the picture's: where markers stand."""
-
-CALLED = 0.5
-"""Raw likelihood from which on an image counts as called, where no operating point says another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ def stress(
     scorer: Scorer,
     images: data.Radiographs,
     likelihoods: NDArray[np.float32],
-    threshold: float = CALLED,
+    threshold: float,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[Stress]:
     """Score changed images, and compare.
@@ -147,7 +144,7 @@ def _stress(
         name,
         mean(np.abs(changed - sample.scores)),
         mean(turned),
-        measure(ranking.auroc, other),
+        measure(Bounded(ranking.auroc), other),
         difference(ranking.auroc, other, sample.scores),
         mean(~scores.familiar),
     )
@@ -161,14 +158,12 @@ def lines(stresses: Sequence[Stress]) -> list[str]:
     """Say how likelihoods move."""
     said = ["raw likelihoods of images that are changed in what should not matter"]
     for each in stresses:
-        apart = each.auroc_change
         said += [
             f"  {each.change}",
             f"    moved by, on average                   {each.moved}",
             f"    called otherwise                       {each.turned}",
             f"    AUROC                                  {each.auroc}",
-            "    AUROC, less that of the images as are  "
-            + (apart.shown("+") if isinstance(apart, Figure) else str(apart)),
+            f"    AUROC, less that of the images as are  {each.auroc_change.shown('+')}",
             f"    would get no likelihood                {each.turned_away}",
         ]
     return said

@@ -4,11 +4,10 @@ from fracjax.metrics.delong import delong
 from fracjax.metrics.intervals import (
     Bounded,
     Sample,
-    auroc,
     difference,
     mean,
     measure,
     measure_each,
 )
 
-__all__ = ["Bounded", "Sample", "auroc", "delong", "difference", "mean", "measure", "measure_each"]
+__all__ = ["Bounded", "Sample", "delong", "difference", "mean", "measure", "measure_each"]

@@ -5,11 +5,13 @@ and weights (draws, n); see :data:`fracjax.metrics.ranking.Statistic`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fracjax.metrics.ranking import Floats, Labels, Statistic, divided
+from fracjax.metrics.intervals import APART, PART, RATIO, Bounded
+from fracjax.metrics.ranking import Floats, Labels, divided
 
 
 class Counts(NamedTuple):
@@ -122,22 +124,58 @@ def kappa(counts: Counts) -> Floats:
     return divided(accuracy(counts) - chance, both)
 
 
-def at_prevalence(
-    rate: Callable[[Counts], Floats], prevalence: float
-) -> Callable[[Counts], Floats]:
+class Rate(NamedTuple):
+    """A rate of a threshold's decisions.
+
+    Attributes:
+        of: What it is, of counts.
+        divides_by: The cases that it is a part of; empty of one that needs both labels.
+        bounds: What it can be.
+    """
+
+    of: Callable[[Counts], Floats]
+    divides_by: Literal["", "all", "positives", "negatives", "called", "silent"] = ""
+    bounds: tuple[float, float] = PART
+
+
+RATES: Mapping[str, Rate] = {
+    "accuracy": Rate(accuracy, "all"),
+    "majority_rate": Rate(majority_rate, "all"),
+    "balanced_accuracy": Rate(balanced_accuracy),
+    "sensitivity": Rate(sensitivity, "positives"),
+    "specificity": Rate(specificity, "negatives"),
+    "false_positive_rate": Rate(false_positive_rate, "negatives"),
+    "precision": Rate(precision, "called"),
+    "f1": Rate(f1, "positives"),
+    "mcc": Rate(matthews, bounds=APART),
+    "kappa": Rate(kappa, bounds=APART),
+}
+"""What is said of a threshold's decisions. ``sensitivity`` is the recall."""
+
+PREDICTIVE: Mapping[str, Rate] = {
+    "ppv": Rate(precision, "called"),
+    "npv": Rate(negative_predictive_value, "silent"),
+    "false_alarms_per_true_alarm": Rate(false_alarms_per_true_alarm, "called", RATIO),
+}
+"""What depends on the prevalence, and is said of one that is stated."""
+
+_LACKS = {"called": "nothing was called positive", "silent": "everything was called positive"}
+
+
+def at_prevalence(rate: Rate, prevalence: float) -> Rate:
     """Make a rate that it would be where positives are a given part of all cases.
 
     This takes sensitivity and specificity to be the same there.
 
     Args:
-        rate: Of counts.
+        rate: The rate.
         prevalence: Above 0, below 1.
     """
 
     def moved(counts: Counts) -> Floats:
         in_positives = divided(np.full_like(counts.total, prevalence), counts.positives)
         in_negatives = divided(np.full_like(counts.total, 1 - prevalence), counts.negatives)
-        return rate(
+        return rate.of(
             Counts(
                 counts.true_positives * in_positives,
                 counts.false_positives * in_negatives,
@@ -146,35 +184,24 @@ def at_prevalence(
             )
         )
 
-    return moved
+    return rate._replace(of=moved)
 
 
-RATES: Mapping[str, Callable[[Counts], Floats]] = {
-    "accuracy": accuracy,
-    "majority_rate": majority_rate,
-    "balanced_accuracy": balanced_accuracy,
-    "sensitivity": sensitivity,
-    "specificity": specificity,
-    "false_positive_rate": false_positive_rate,
-    "precision": precision,
-    "f1": f1,
-    "mcc": matthews,
-    "kappa": kappa,
-}
-"""What is said of a threshold's decisions. ``sensitivity`` is the recall."""
-
-PREDICTIVE: Mapping[str, Callable[[Counts], Floats]] = {
-    "ppv": precision,
-    "npv": negative_predictive_value,
-    "false_alarms_per_true_alarm": false_alarms_per_true_alarm,
-}
-"""What depends on the prevalence, and is said of one that is stated."""
-
-
-def at_threshold(rate: Callable[[Counts], Floats], threshold: float) -> Statistic:
-    """Make a statistic of a rate of counts where scores of ``threshold`` or more are positive."""
+def at_threshold(rate: Rate, threshold: float) -> Bounded:
+    """Make a statistic of a rate where scores of ``threshold`` or more are called positive."""
 
     def statistic(labels: Labels, scores: Floats, weights: Floats) -> Floats:
-        return rate(count(labels, scores, weights, threshold))
+        return rate.of(count(labels, scores, weights, threshold))
 
-    return statistic
+    def divides_by(labels: Labels, scores: Floats) -> NDArray[np.bool_]:
+        chosen: Mapping[str, NDArray[np.bool_]] = {
+            "all": np.ones(len(labels), bool),
+            "positives": labels == 1,
+            "negatives": labels == 0,
+            "called": scores >= threshold,
+            "silent": scores < threshold,
+        }
+        return chosen[rate.divides_by]
+
+    lack = _LACKS.get(rate.divides_by, "nothing is left to divide by")
+    return Bounded(statistic, rate.bounds, divides_by if rate.divides_by else None, lack)

@@ -19,7 +19,8 @@ def delong(sample: Sample) -> Figure:
     the normal one, cut at 0 and 1, so it is too sure of areas near 1 and of few groups.
 
     Raises:
-        ValueError: Positives or negatives are of one group only.
+        ValueError: Positives or negatives are of one group only; or the area is 0 or 1, of which
+            the variance would say that it is certain.
     """
     is_positive = sample.labels == 1
     positives, negatives = sample.scores[is_positive], sample.scores[~is_positive]
@@ -39,7 +40,9 @@ def delong(sample: Sample) -> Figure:
         + second / (second - 1) * np.square(of_negatives).sum() / n**2
         + 2 * groups / (groups - 1) * (of_positives * of_negatives).sum() / (m * n)
     )
-    half = float(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(max(0.0, variance)))
+    if variance <= 0:
+        raise ValueError("no pair says how the area varies")
+    half = float(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance))
     low, high = max(0.0, area - half), min(1.0, area + half)
     return Figure(area, low, high, m + n, m, groups)
 

@@ -3,9 +3,10 @@
 The standard error is that of a bootstrap over groups (Field and Welsh, J. R. Stat. Soc. B 69:369,
 2007), times ``sqrt(G / (G - 1))`` for G groups (Hesterberg, The American Statistician 69:371, 2015,
 3.2). The interval is Student's t about the logit of a part, the logarithm of a ratio, or the figure
-itself, with one degree of freedom less than there are groups with the rarer label. Percentiles of
-the draws are the usual choice, and cover too seldom: for 25 groups and a true area of 0.92, 82
-times of 100; this one covers 97 (tests/metrics/test_intervals.py simulates it).
+itself, with one degree of freedom less than there are groups among the cases that decide: those
+that a rate divides by, else those with the rarer label. Percentiles of the draws are the usual
+choice, and cover too seldom: for 25 groups and a true area of 0.92, 82 times of 100; this one
+covers 97 (tests/metrics/test_intervals.py simulates it).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +26,17 @@ BOOTSTRAP_SAMPLES = 2000
 LEVEL = 0.95
 """Of every interval."""
 
-PART, RATIO, ANY = (0.0, 1.0), (0.0, np.inf), (-np.inf, np.inf)
-"""Bounds of statistics."""
+PART, APART, RATIO, ANY = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf), (-np.inf, np.inf)
+"""Bounds of statistics; of the difference of two parts, too."""
 
-_OfWeights = Callable[[Floats], Floats]
-"""A statistic of cases that are given, of weights (draws, n): (draws,)."""
+_Cases = Callable[[Labels, Floats], NDArray[np.bool_]]
+"""Tells which cases (n,) count, of their labels and scores."""
+
+NO_SPREAD = "it is the same however cases are drawn"
+"""Why there is no figure where only an interval could be given."""
+
+NO_ERROR = 1e-9
+"""A standard error that is none but for rounding."""
 
 MOST_WEIGHTS = 2_000_000
 """Weights of cases in draws that are held at once: 16 MB an array."""
@@ -72,21 +79,24 @@ class Sample:
 
 
 class Bounded(NamedTuple):
-    """A statistic, and what it can be; infinite where there is no bound."""
+    """A statistic, and what is known of it.
+
+    Attributes:
+        statistic: Of labels, scores and weights.
+        bounds: What it can be; infinite where there is no bound.
+        divides_by: The cases that it is a part of; ``None`` of one that needs both labels.
+        lack: Why there is no figure where there are no such cases.
+    """
 
     statistic: Statistic
     bounds: tuple[float, float] = PART
+    divides_by: _Cases | None = None
+    lack: str = "nothing is left to divide by"
 
 
-def measure(
-    statistic: Statistic,
-    sample: Sample,
-    bounds: tuple[float, float] = PART,
-    *,
-    seed: int = 0,
-) -> Figure | Undefined:
+def measure(bounded: Bounded, sample: Sample, *, seed: int = 0) -> Figure | Undefined:
     """Measure one statistic, as :func:`measure_each` does."""
-    return measure_each({"": Bounded(statistic, bounds)}, sample, seed=seed)[""]
+    return measure_each({"": bounded}, sample, seed=seed)[""]
 
 
 def measure_each(
@@ -95,48 +105,58 @@ def measure_each(
     """Measure statistics, with the interval that the module describes.
 
     At a bound, as where no case is missed, draws do not vary, and would say that this is certain:
-    the interval is then that of Clopper and Pearson with each group of the rarer label as one case.
-    Of one such group nothing says how figures vary: the interval is all that they can be.
+    the interval is then that of Clopper and Pearson with each group of the cases that decide as one
+    case. Of one such group nothing says how figures vary: the interval is all that they can be.
+    Where draws do not vary and it is at no bound, as of the balanced accuracy of who calls
+    nothing, there is no figure: the value would be an identity, and no estimate.
 
     Args:
-        statistics: By name, with their bounds.
+        statistics: By name.
         sample: The cases.
         seed: Of the draws.
 
     Returns:
         For each name the figure; or why there is none.
     """
-
-    def of(statistic: Statistic) -> _OfWeights:
-        return lambda weights: statistic(sample.labels, sample.scores, weights)
-
-    return _with_intervals(
-        {name: (of(bounded.statistic), bounded.bounds) for name, bounded in statistics.items()},
-        sample,
-        seed,
-    )
+    if (lack := _lack(sample)) is not None:
+        return dict.fromkeys(statistics, lack)
+    figures = {}
+    draws: dict[str, list[Floats]] = {name: [] for name in statistics}
+    for weights in weights_of(sample.groups, seed):
+        for name, bounded in statistics.items():
+            draws[name].append(bounded.statistic(sample.labels, sample.scores, weights))
+    once = np.ones((1, len(sample)))
+    for name, bounded in statistics.items():
+        value = float(bounded.statistic(sample.labels, sample.scores, once)[0])
+        figures[name] = _figure(value, np.concatenate(draws[name]), bounded, sample)
+    return figures
 
 
 def difference(
     statistic: Statistic, sample: Sample, others: ArrayLike, *, seed: int = 0
 ) -> Figure | Undefined:
-    """Measure by how much a statistic of one model is above another's, on the same cases.
+    """Measure by how much a part of one model is above another's, on the same cases.
 
     Each draw judges both models on the same cases, so what makes cases hard for both is not
-    counted.
+    counted. Where the models do not differ in any draw, they may in a case that was not seen: the
+    interval is as wide as the part of groups that none of so many would show.
 
     Args:
-        statistic: Of labels, scores and weights.
+        statistic: Of labels, scores and weights; a part.
         sample: The cases, with the scores of the one model.
         others: (n,), the scores of the other.
         seed: Of the draws.
     """
-    scores, labels = np.asarray(others, np.float64), sample.labels
+    scores = np.asarray(others, np.float64)
 
-    def apart(weights: Floats) -> Floats:
-        return statistic(labels, sample.scores, weights) - statistic(labels, scores, weights)
+    def apart(labels: Labels, own: Floats, weights: Floats) -> Floats:
+        return statistic(labels, own, weights) - statistic(labels, scores, weights)
 
-    return _with_intervals({"": (apart, ANY)}, sample, seed)[""]
+    figure = measure_each({"": Bounded(apart, APART)}, sample, seed=seed)[""]
+    if isinstance(figure, Undefined) and figure.reason == NO_SPREAD:
+        unseen = 1 - _certain(_fewest_groups(sample))
+        return Figure(0.0, -unseen, unseen, figure.n, figure.positives, figure.groups)
+    return figure
 
 
 def mean(
@@ -159,22 +179,14 @@ def mean(
     numbers, members = np.asarray(values, np.float64), np.asarray(groups)
     count, value = len(np.unique(members)), float(numbers.mean())
     of_them = len(numbers) if positives is None else positives
-    if count == 1 and np.isinf(bounds).any():
-        return Undefined("all cases are of one group", len(numbers), of_them, 1)
     draws = [
         ranking.divided(weights @ numbers, weights.sum(axis=1))
         for weights in weights_of(members, seed)
     ]
-    spread = float(np.std(np.concatenate(draws), ddof=1))
-    low, high = _interval(value, spread * np.sqrt(count / max(1, count - 1)), bounds, count)
-    return Figure(value, low, high, len(numbers), of_them, count)
-
-
-def auroc(
-    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, seed: int = 0
-) -> Figure | Undefined:
-    """Measure the area under the ROC curve, with the interval that the module describes."""
-    return measure(ranking.auroc, Sample.of(labels, scores, groups), seed=seed)
+    ends = _interval(value, _error(np.concatenate(draws), count), bounds, count)
+    if isinstance(ends, str):
+        return Undefined(ends, len(numbers), of_them, count)
+    return Figure(value, *ends, len(numbers), of_them, count)
 
 
 def weights_of(groups: NDArray[Any], seed: int) -> Iterator[Floats]:
@@ -195,60 +207,69 @@ def weights_of(groups: NDArray[Any], seed: int) -> Iterator[Floats]:
         yield rng.multinomial(len(names), evenly, size=size)[:, members].astype(np.float64)
 
 
-def _with_intervals(
-    statistics: Mapping[str, tuple[_OfWeights, tuple[float, float]]], sample: Sample, seed: int
-) -> dict[str, Figure | Undefined]:
-    """Measure statistics of weights, all of the same draws."""
-    if (lack := _lack(sample)) is not None:
-        return dict.fromkeys(statistics, lack)
+def _figure(value: float, draws: Floats, bounded: Bounded, sample: Sample) -> Figure | Undefined:
+    """Give a value with its interval, which its values in draws tell."""
+    if np.isnan(value):
+        return sample.undefined(bounded.lack)
     positives, groups = int(sample.labels.sum()), len(np.unique(sample.groups))
-    rarer = min(len(np.unique(sample.groups[sample.labels == label])) for label in (0, 1))
-    once = np.ones((1, len(sample)))
-    draws: dict[str, list[Floats]] = {name: [] for name in statistics}
-    for weights in weights_of(sample.groups, seed):
-        for name, (statistic, _) in statistics.items():
-            draws[name].append(statistic(weights))
-    figures: dict[str, Figure | Undefined] = {}
-    for name, (statistic, bounds) in statistics.items():
-        value = float(statistic(once)[0])
-        if np.isnan(value):
-            figures[name] = sample.undefined("there is nothing to divide by")
-            continue
-        if rarer == 1 and np.isinf(bounds).any():
-            figures[name] = sample.undefined("one label is of one group only")
-            continue
-        spread = float(np.nanstd(np.concatenate(draws[name]), ddof=1))
-        error = spread * np.sqrt(groups / max(1, groups - 1))
-        low, high = _interval(value, error, bounds, rarer)
-        figures[name] = Figure(value, low, high, len(sample), positives, groups)
-    return figures
+    deciding = _fewest_groups(sample)
+    if bounded.divides_by is not None:
+        chosen = bounded.divides_by(sample.labels, sample.scores)
+        deciding = len(np.unique(sample.groups[chosen]))
+    ends = _interval(value, _error(draws, groups), bounded.bounds, deciding)
+    if isinstance(ends, str):
+        return sample.undefined(ends)
+    return Figure(value, *ends, len(sample), positives, groups)
+
+
+def _fewest_groups(sample: Sample) -> int:
+    """Count the groups with the rarer label."""
+    return min(len(np.unique(sample.groups[sample.labels == label])) for label in (0, 1))
+
+
+def _error(draws: Floats, groups: int) -> float:
+    """Give the standard error that draws of groups tell; see the module."""
+    return float(np.nanstd(draws, ddof=1) * np.sqrt(groups / max(1, groups - 1)))
 
 
 def _interval(
     value: float, error: float, bounds: tuple[float, float], groups: int
-) -> tuple[float, float]:
-    """Give the ends of the interval of a value with a standard error; see the module."""
+) -> tuple[float, float] | str:
+    """Give the ends of the interval of a value with a standard error, or why it has none.
+
+    Args:
+        value: Of all cases.
+        error: Its standard error.
+        bounds: What it can be.
+        groups: Those of the cases that decide.
+    """
     least, most = bounds
     if groups == 1:
-        return least, most
+        return "it rests on one group" if np.isinf(bounds).any() else (least, most)
+    if np.isclose(value, least):
+        # Clopper and Pearson of as many cases as groups, none of which shows it.
+        unseen = 1 - _certain(groups)
+        return least, least + (unseen / (1 - unseen) if np.isinf(most) else unseen * (most - least))
+    if np.isclose(value, most):
+        return least + (most - least) * _certain(groups), most
+    if error < NO_ERROR:
+        return NO_SPREAD
     reach = float(stats.t.ppf((1 + LEVEL) / 2, groups - 1)) * error
+    if np.isinf(least):
+        return value - reach, value + reach
     if np.isinf(most):
-        if np.isinf(least):
-            return value - reach, value + reach
-        if value <= least:
-            return value, value + reach
         factor = np.exp(reach / (value - least))
         return least + (value - least) / factor, least + (value - least) * factor
     part, width = (value - least) / (most - least), most - least
-    certain = ((1 - LEVEL) / 2) ** (1 / groups)  # Clopper and Pearson of as many right as cases
-    if np.isclose(part, 1):
-        return least + width * certain, most
-    if np.isclose(part, 0):
-        return least, most - width * certain
     logit, reach = special.logit(part), reach / width / (part * (1 - part))
     low, high = special.expit([logit - reach, logit + reach])
     # Rounding must not put the value outside.
     return min(value, float(least + width * low)), max(value, float(least + width * high))
+
+
+def _certain(groups: int) -> float:
+    """Give the part that all of so many cases leave sure (Clopper and Pearson 1934)."""
+    return float(((1 - LEVEL) / 2) ** (1 / groups))
 
 
 def _lack(sample: Sample) -> Undefined | None:

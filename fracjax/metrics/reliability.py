@@ -59,12 +59,19 @@ def expected_calibration_error(bins: Bins) -> Statistic:
     return statistic
 
 
-def unavoidable_error(bins: Bins, scores: Floats, *, draws: int = 1000, seed: int = 0) -> float:
-    """Give the mean of the error that these cases would have were their likelihoods perfect."""
+def unavoidable_error(
+    bins: Bins, scores: Floats, *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Give the error that these cases would have were their likelihoods perfect.
+
+    Returns:
+        Its mean, and what one of forty exceeds. Cases are taken as independent.
+    """
     labels = np.random.default_rng(seed).random((draws, len(scores))) < scores
     of_bin = np.eye(bins.count)[bins.members]
     apart = np.abs((labels - scores) @ of_bin).sum(axis=1)
-    return float(apart.mean() / len(scores))
+    errors = apart / len(scores)
+    return float(errors.mean()), float(np.quantile(errors, 0.975))
 
 
 def decomposition(bins: Bins) -> Mapping[str, Statistic]:
@@ -100,7 +107,7 @@ def slope(labels: Labels, scores: Floats, weights: Floats) -> Floats:
 
     1 is right; below it, likelihoods are too near 0 and 1.
     """
-    return _regression(labels, log_odds(scores), weights)[1]
+    return _gradient(labels, log_odds(scores), weights)
 
 
 def intercept(labels: Labels, scores: Floats, weights: Floats) -> Floats:
@@ -122,8 +129,12 @@ def intercept(labels: Labels, scores: Floats, weights: Floats) -> Floats:
     return np.where(defined, added, np.nan)
 
 
-def _regression(labels: Labels, odds: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Fit logistic regressions of labels on one variable, by Newton's method; NaN if it fails."""
+def _gradient(labels: Labels, odds: Floats, weights: Floats) -> Floats:
+    """Fit logistic regressions of labels on one variable, by Newton's method.
+
+    Returns:
+        (draws,), the coefficient of the variable; NaN if it fails.
+    """
     # From nothing, steps fall short rather than too far.
     constant, gradient = np.zeros(len(weights)), np.zeros(len(weights))
     settled = np.zeros(len(weights), bool)
@@ -143,7 +154,7 @@ def _regression(labels: Labels, odds: Floats, weights: Floats) -> tuple[Floats, 
         if settled.all():
             break
     settled &= _has_both(labels, weights)
-    return np.where(settled, constant, np.nan), np.where(settled, gradient, np.nan)
+    return np.where(settled, gradient, np.nan)
 
 
 def _has_both(labels: Labels, weights: Floats) -> NDArray[np.bool_]:

@@ -122,7 +122,7 @@ def _picture(scorer: Scorer, reading: Reading, row: Mapping[str, Any]) -> NDArra
     heat = explain.on_picture(scorer.explain(reading.input[None])[0], display, preprocess)
     caption = (
         f"rank {row['rank']}, {row['target']}: likelihood of the study {row['likelihood']:.3f}. "
-        f"{scorer.manifest.model_id}, grad_cam. {NOTICE}"
+        f"{scorer.manifest.model_id}, grad cam: {explain.NO_MARKING}. {NOTICE}"
     )
     grey = np.asarray(display / np.float32(255), np.float32)
     return explain.overlay(grey, heat, row["image_raw_likelihoods"][0], caption)

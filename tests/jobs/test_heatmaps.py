@@ -148,6 +148,7 @@ def test_a_sites_bands_are_told_and_are_of_one_model(export, scorer, tmp_path):
         "notice",
         scorer.manifest.model_id,
         scorer.manifest.weights_sha256,
+        scorer.manifest.gate.sha256,
         "fracture",
         rule_out=raw[1],
         rule_in=raw[-2],
@@ -157,6 +158,7 @@ def test_a_sites_bands_are_told_and_are_of_one_model(export, scorer, tmp_path):
         bands={},
         labels_sha256="",
         created="2026-01-01",
+        remarks=(),
     )
     scored = score(export, out, scorer, presentation=Presentation(site=bands))
     triage = [row["triage"] for row in ranked(scored)]

@@ -1,5 +1,7 @@
 """Intervals: what is drawn, how often they cover, and where there are none."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,17 +11,22 @@ from sklearn.metrics import roc_auc_score
 
 from fracjax.figure import Figure, Undefined
 from fracjax.metrics import (
+    Bounded,
     Sample,
-    auroc,
     decisions,
     delong,
     difference,
     intervals,
     measure,
+    measure_each,
     ranking,
 )
 
-SENSITIVITY = decisions.at_threshold(decisions.sensitivity, 0.5)
+AUROC = Bounded(ranking.auroc)
+SENSITIVITY, SPECIFICITY, PRECISION = (
+    decisions.at_threshold(decisions.RATES[name], 0.5)
+    for name in ("sensitivity", "specificity", "precision")
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,6 +35,10 @@ def few_draws():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 200)
         yield
+
+
+def auroc(labels, scores, groups, **how):
+    return measure(AUROC, Sample.of(labels, scores, groups), **how)
 
 
 def sample(n, seed):
@@ -90,7 +101,7 @@ def test_the_intervals_are_those_of_sklearn_on_each_draw(n, groups, seed):
                 areas.append(roc_auc_score(shown, scores.repeat(times)))
                 differences.append(areas[-1] - roc_auc_score(shown, others.repeat(times)))
     cases = Sample.of(labels, scores, members)
-    figure = measure(ranking.auroc, cases, seed=seed)
+    figure = measure(AUROC, cases, seed=seed)
     rarer = len(set(members[labels == 1]))
     if rarer < 2:
         assert (figure.low, figure.high) == (0, 1)
@@ -103,8 +114,9 @@ def test_the_intervals_are_those_of_sklearn_on_each_draw(n, groups, seed):
     figure = difference(ranking.auroc, cases, others, seed=seed)
     apart = area - roc_auc_score(labels, others)
     assert figure.value == pytest.approx(apart)
-    reach = widened * np.std(differences, ddof=1)
-    assert (figure.low, figure.high) == pytest.approx((apart - reach, apart + reach))
+    reach = widened * np.std(differences, ddof=1) / (1 - apart**2) * 2
+    expected = 2 * special.expit(special.logit((1 + apart) / 2) + np.array([-reach, reach])) - 1
+    assert (figure.low, figure.high) == pytest.approx(expected)
 
 
 def test_a_draw_holds_whole_groups():
@@ -120,7 +132,9 @@ def test_a_draw_holds_whole_groups():
 def test_a_model_is_no_better_than_itself():
     labels, scores = sample(30, 2)
     figure = difference(ranking.auroc, Sample.of(labels, scores, np.arange(30)), 2 * scores)
-    assert (figure.value, figure.low, figure.high) == (0, 0, 0)
+    assert figure.value == 0
+    unseen = 1 - 0.025 ** (1 / 10)  # one of ten positives might have shown a difference
+    assert (figure.low, figure.high) == pytest.approx((-unseen, unseen))
 
 
 def test_the_seed_decides_the_interval():
@@ -164,16 +178,92 @@ def test_where_there_is_no_figure_it_says_why(labels, groups, reason):
 @pytest.mark.parametrize("groups", ["aabc", "abcc", "aaaa"])
 def test_of_one_group_nothing_is_known_but_the_value(groups):
     cases = Sample.of([1, 1, 0, 0], [0.9, 0.3, 0.5, 0.1], list(groups))
-    figure = measure(ranking.auroc, cases)
+    figure = measure(AUROC, cases)
     assert (figure.value, figure.low, figure.high) == (0.75, 0, 1)
     apart = difference(ranking.auroc, cases, -cases.scores)
-    assert apart.reason == "one label is of one group only"
+    assert (apart.low, apart.high) == (-1, 1)
 
 
 def test_no_alarm_has_no_precision():
     cases = Sample.of([0, 1] * 5, np.zeros(10), np.arange(10))
-    figure = measure(decisions.at_threshold(decisions.precision, 0.5), cases)
+    figure = measure(PRECISION, cases)
     assert isinstance(figure, Undefined)
+    assert figure.reason == "nothing was called positive"
+
+
+@pytest.mark.parametrize(
+    ("name", "alarms", "value", "exact"),
+    [
+        ("precision", [1, 1], 1, stats.binomtest(2, 2)),
+        ("precision", [0, 0], 0, stats.binomtest(0, 2)),
+        ("npv", [0, 0], 1, stats.binomtest(2, 2)),
+    ],
+)
+def test_a_rate_at_its_bound_rests_on_what_it_divides_by(name, alarms, value, exact):
+    """Of 200 studies, as many as here are alarms (silences), with these labels."""
+    rate = (decisions.RATES | decisions.PREDICTIVE)[name]
+    labels = np.array([*alarms, *[0, 1] * 99])
+    scores = np.array([1] * len(alarms) + [0] * 198)
+    if name == "npv":
+        scores = 1 - scores
+    figure = measure(
+        decisions.at_threshold(rate, 0.5), Sample.of(labels, scores, np.arange(len(labels)))
+    )
+    interval = exact.proportion_ci(0.95)
+    assert figure.value == value
+    assert (figure.low, figure.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_no_false_alarm_is_not_none_ever():
+    """Of 5 right alarms: as many for each right one as the exact PPV leaves open."""
+    labels, scores = np.array([1] * 5 + [0] * 20), np.array([1] * 5 + [0] * 20)
+    rate = decisions.PREDICTIVE["false_alarms_per_true_alarm"]
+    figure = measure(decisions.at_threshold(rate, 0.5), Sample.of(labels, scores, np.arange(25)))
+    least = stats.binomtest(5, 5).proportion_ci(0.95).low
+    assert (figure.value, figure.low) == (0, 0)
+    assert figure.high == pytest.approx((1 - least) / least)
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "mcc", "kappa"])
+def test_what_is_the_same_in_every_draw_is_no_estimate(name):
+    cases = Sample.of([0, 1] * 20, np.zeros(40), np.arange(40))
+    figure = measure(decisions.at_threshold(decisions.RATES[name], 0.5), cases)
+    assert figure.reason == intervals.NO_SPREAD
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(2, 30), groups=st.integers(1, 20), seed=st.integers(0, 1000))
+def test_no_interval_is_a_point_or_leaves_what_can_be(n, groups, seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.integers(0, 2, n), rng.integers(0, 4, n) / 3
+    cases = Sample.of(labels, scores, rng.integers(0, groups, n))
+    rates = decisions.RATES | {
+        name: decisions.at_prevalence(rate, 0.3) for name, rate in decisions.PREDICTIVE.items()
+    }
+    statistics = {"auroc": AUROC, "auprc": Bounded(ranking.auprc)} | {
+        name: decisions.at_threshold(rate, 0.5) for name, rate in rates.items()
+    }
+    figures = measure_each(statistics, cases)
+    apart = difference(ranking.auroc, cases, rng.permutation(scores))
+    bounds = {name: bounded.bounds for name, bounded in statistics.items()} | {"apart": (-1, 1)}
+    for name, figure in (figures | {"apart": apart}).items():
+        if isinstance(figure, Figure):
+            least, most = bounds[name]
+            assert least <= figure.low <= figure.value <= figure.high <= most, name
+            assert figure.low < figure.high, name
+    if len(set(labels)) == 2:
+        with contextlib.suppress(ValueError):  # of one group, or an area of 0 or 1
+            crossed = delong(cases)
+            assert crossed.low < crossed.high
+
+
+def test_two_cases_make_no_difference_sure():
+    """One model has both positives, the other none."""
+    labels = np.array([1, 1] + [0] * 48)
+    cases = Sample.of(labels, labels, np.arange(50))
+    figure = difference(SENSITIVITY.statistic, cases, np.zeros(50))
+    assert (figure.value, figure.high) == (1, 1)
+    assert figure.low < 0
 
 
 # Coverage, by simulation
@@ -193,7 +283,7 @@ def test_intervals_of_areas_cover_as_often_as_they_say(groups, rate, distance):
     hits = [
         figure.low <= truth <= figure.high
         for cases in samples
-        if isinstance(figure := measure(ranking.auroc, cases), Figure)
+        if isinstance(figure := measure(AUROC, cases), Figure)
     ]
     # At 95 %, fewer than 92.5 % of 400 cover with a chance of 2 %.
     assert np.mean(hits) >= 0.925
@@ -212,8 +302,9 @@ def test_percentiles_and_delong_would_cover_too_seldom():
         )
         low, high = np.nanquantile(areas, [0.025, 0.975])
         hits["percentile"].append(low <= truth <= high)
-        crossed = delong(cases)
-        hits["delong"].append(crossed.low <= truth <= crossed.high)
+        if areas.min() < 1:
+            crossed = delong(cases)
+            hits["delong"].append(crossed.low <= truth <= crossed.high)
     assert np.mean(hits["percentile"]) < 0.88
     assert np.mean(hits["delong"]) < 0.88
 
@@ -225,7 +316,7 @@ def test_intervals_that_take_images_for_cases_cover_too_seldom():
         cases = clustered(seed, 60, spread=0.98)
         rows = np.arange(len(cases)).repeat(3)  # six views a patient, of which three are alike
         alone = Sample(cases.labels[rows], cases.scores[rows], np.arange(len(rows)))
-        figure = measure(ranking.auroc, alone, seed=seed)
+        figure = measure(AUROC, alone, seed=seed)
         hits.append(figure.low <= truth <= figure.high)
     assert np.mean(hits) < 0.7
 
@@ -237,6 +328,29 @@ def test_intervals_of_rates_cover_as_often_as_they_say():
         figure = measure(SENSITIVITY, clustered(seed, 40, spread=0.7), seed=seed)
         hits.append(figure.low <= truth <= figure.high)
     assert np.mean(hits) >= 0.92
+
+
+def test_intervals_of_precision_cover_as_often_as_they_say():
+    """Of few alarms: 40 groups of two, of which about one in six is called."""
+    hits, truth = [], 0.4 * stats.norm.sf(1.5 - 1)
+    truth /= truth + 0.6 * stats.norm.sf(1.5)
+    rate = decisions.at_threshold(decisions.RATES["precision"], 1.5)
+    for seed in range(400):
+        figure = measure(rate, clustered(seed, 40, spread=0.7), seed=seed)
+        if isinstance(figure, Figure):
+            hits.append(figure.low <= truth <= figure.high)
+    assert np.mean(hits) >= 0.92
+
+
+def test_differences_of_equal_models_exclude_zero_as_seldom_as_they_say():
+    excluded = []
+    for seed in range(400):
+        cases = clustered(seed, 40, spread=0.5)
+        rng = np.random.default_rng(seed)
+        one, other = (cases.scores + rng.normal(0, 1, len(cases)) for _ in range(2))
+        figure = difference(ranking.auroc, cases.with_scores(one), other, seed=seed)
+        excluded.append(figure.low > 0 or figure.high < 0)
+    assert np.mean(excluded) <= 0.075
 
 
 # DeLong
@@ -264,5 +378,5 @@ def test_delong_of_copies_is_that_of_the_cases():
 
 def test_the_bootstrap_and_delong_agree():
     cases = clustered(7, 200, spread=0.5)
-    drawn, crossed = measure(ranking.auroc, cases), delong(cases)
+    drawn, crossed = measure(AUROC, cases), delong(cases)
     assert (drawn.low, drawn.high) == pytest.approx((crossed.low, crossed.high), abs=0.015)
