@@ -147,9 +147,10 @@ Files = dict[str, bytes]
 class Answer:
     """A row of the answer key: one study, or one file that is no study's picture."""
 
-    study: str
-    """StudyInstanceUID, or the file's path where the file is no picture of a study."""
-    fractured: int | None
+    study_instance_uid: str
+    """Or the file's path where the file is no picture of a study."""
+    label: int | None
+    """Whether it shows a fracture."""
     outcome: str
     """``scored``, or the reason why not (``fracjax.image.Reason``)."""
     source_images: str

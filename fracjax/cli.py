@@ -366,8 +366,13 @@ def predict(
 
     if not file.is_file():  # a pipe would be waited for
         raise UsageError(f"{file} is no file; give a radiograph")
-    if heatmap is not None and (heatmap.suffix != ".png" or heatmap.exists()):
-        raise UsageError(f"{heatmap} is no new file named as PNG; give another --heatmap")
+    if heatmap is not None:
+        if heatmap.suffix != ".png":
+            raise UsageError(f"{heatmap} is not named as PNG; give a name like heat.png")
+        if heatmap.exists():
+            raise UsageError(f"{heatmap} exists already; give another --heatmap")
+        if not heatmap.absolute().parent.is_dir():
+            raise UsageError(f"{heatmap.parent} is no folder; create it, or give another --heatmap")
     scorer = engine.load(bundle or BUNDLED, batch_size=1)
     engine.check_calibrated(scorer.manifest, prevalence)
     try:
@@ -451,8 +456,15 @@ def evaluate(
         and worklist is not None
         and (bundle, dataset, split) == (None, None, None)
     ):
-        if against is not None:
-            raise UsageError("--against needs images to score; give --dataset and --split with it")
+        for option, given in (
+            ("--against", against is not None),
+            ("--stress", stress),
+            ("--across-targets", across_targets),
+        ):
+            if given:
+                raise UsageError(
+                    f"{option} needs images to score; give --dataset and --split with it"
+                )
         evaluated = running.evaluate_site(labels, worklist, settings, by or [])
     elif bundle is not None and dataset and split and (labels, worklist) == (None, None):
         from fracjax import data, live
@@ -531,6 +543,8 @@ def calibrate_site(
     claim = triage.Claim(miss_rate, false_alarm_rate, confidence)
     if out.suffix != ".json":
         raise UsageError(f"{out} is not named as JSON; give a name like site.json")
+    if out.exists():
+        raise UsageError(f"{out} exists already, and may be in use; give another --out")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out.parent} is no folder; create it, or give another --out")
     read = site.read(labels, worklist)
@@ -577,6 +591,8 @@ def simulate_queue(
     department = queueing.Department(
         studies_per_hour, minutes_per_study, readers, hours, days, max_wait
     )
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"a threshold of {threshold:g} is no raw likelihood; give 0 to 1")
     sample = read_cases(cases)
     waits = queueing.simulate(sample, threshold, department, seed=seed)
     typer.echo("\n".join([NOTICE, *queueing.lines(waits, sample, department, threshold)]))

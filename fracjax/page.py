@@ -30,7 +30,7 @@ svg text { font-family: inherit !important; }
 .pair { display: flex; gap: .4rem; }
 .pair img { flex: 1 1 0; min-width: 0; object-fit: contain; background: #000; max-height: 20rem; }
 figcaption { color: var(--soft); font-size: .875rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: 0 0 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--faint); padding: .3rem 1.2rem .3rem 0; text-align: left;
   vertical-align: top; }
@@ -38,7 +38,8 @@ th { font-weight: 600; }
 tbody th { font-weight: 400; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
-@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; } }
+@media (max-width: 40rem) { table { font-size: .75rem; } th, td { padding-right: .45rem; }
+  tbody th { white-space: normal; min-width: 6rem; } td.number, th.number { white-space: normal; } }
 """
 
 

@@ -175,6 +175,8 @@ def lines(
         f"drawn from {len(sample)} labelled studies, {int(positive.sum())} positive, {missed} of "
         "them missed",
     ]
+    if department.load >= 1:
+        said.append("more comes than can be read, so that studies wait ever longer, in any order")
     few = [
         name
         for name, count in (("positives", positive.sum()), ("false negatives", missed))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FORMAT = "fracjax-site"
 VERSION = 2
 
+LEAST_CONFIDENCE = 0.5
+"""Below it, a promise is sooner broken than kept."""
+
 Band = Literal["rule_in", "uncertain", "rule_out"]
 
 ASSUMPTION = (
@@ -51,12 +54,18 @@ class Claim:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for name in ("miss_rate", "false_alarm_rate"):
+            value = getattr(self, name)
             if not 0 < value < 1:
                 raise UsageError(
                     f"{name.replace('_', ' ')} {value:g} is no claim; give a part above 0 and "
                     "below 1, like 0.05"
                 )
+        if not LEAST_CONFIDENCE <= self.confidence < 1:
+            raise UsageError(
+                f"confidence {self.confidence:g} promises nothing; give a part from "
+                f"{LEAST_CONFIDENCE:g} to below 1, like 0.95"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class Triage:
         said = [
             NOTICE,
             f"bands for {self.model_id} ({self.target}), from {self.studies} labelled studies, "
-            f"{self.positives} positive:",
+            f"{self.positives} positive, one of each patient and label:",
             f"  rule_out  below {self.rule_out:.4f}: {sure}, at most {100 * claim.miss_rate:g} % "
             "of positive studies are ruled out, one of each patient",
             f"  rule_in   above {self.rule_in:.4f}: {sure}, at most "

@@ -84,6 +84,12 @@ def test_without_changed_images_there_is_no_card(subject):
         checklists.render(dataclasses.replace(subject, evaluation=calm))
 
 
+def test_the_evaluation_of_a_worklist_makes_no_card(subject):
+    of_worklist = dataclasses.replace(subject.evaluation, data=evaluations.OF_A_WORKLIST)
+    with pytest.raises(UsageError, match="give one of a data set"):
+        checklists.render(dataclasses.replace(subject, evaluation=of_worklist))
+
+
 def test_the_evaluation_of_another_model_makes_no_card(subject):
     other = dataclasses.replace(subject.evaluation, weights_sha256="0", model_id="other-0")
     with pytest.raises(UsageError, match="evaluation is of other-0, the bundle is tiny-"):

@@ -113,7 +113,7 @@ def test_fracture_and_abnormality_are_not_taken_for_one_another(tiny_bundle, dat
 
 def test_without_operating_points_it_says_that_nobody_chose_one(tiny_bundle, images):
     evaluation = evaluate_images(fj.load(tiny_bundle), images).evaluation
-    assert list(evaluation.thresholds) == ["half"]
+    assert list(evaluation.thresholds) == ["0.5"]
     assert any("no operating points" in remark for remark in evaluation.remarks)
     assert any("not calibrated" in remark for remark in evaluation.remarks)
 
@@ -214,7 +214,7 @@ def test_a_hospitals_labels_are_measured_and_nothing_is_left_out_unsaid(worklist
     assert (
         f"8 labelled studies, {labels[:8].sum()} positive, have no likelihood (unfamiliar)" in said
     )
-    assert "1 labels are of studies that the worklist does not have" in said
+    assert "1 labels, 1 positive, are of studies that the worklist lacks" in said
     assert "name no patients" not in said
     subsets = {row.subset for row in evaluation.rows}
     assert subsets >= {"scanner: A", "scanner: B", "body_part: hand", "body_part: arm+hand"}
@@ -232,7 +232,7 @@ def test_labels_without_patients_say_that_intervals_are_too_narrow(worklist, tmp
     ("rows", "reason"),
     [
         ([{"study_key": "key1", "label": "yes"}], "line 2 .* neither 0 nor 1"),
-        ([{"study_key": "key1", "label": ""}], "line 2 .* neither 0 nor 1"),
+        ([{"study_key": "key1", "label": ""}], "has no labels"),
         ([{"study_key": "key1", "label": 1}] * 2, "line 3 .* second time"),
         ([{"study_key": "other", "label": 1}], "no study_key of .* is in"),
         ([{"accession_number": "A1", "label": 1}], "line 2 .* names 2 studies"),
@@ -264,10 +264,13 @@ def test_spaces_and_a_byte_order_mark_are_no_part_of_a_label(worklist, tmp_path)
     lines = [f"key{i},{label}" for i, label in enumerate(labels)]
     plain.write_text("\n".join(["study_key,label", *lines]))
     spaced.write_text(
-        "\n".join(["\ufeffstudy_key, label", *(line.replace(",", " , ") for line in lines)])
+        "\n".join(
+            ["\ufeffStudy_Key, Label", "nobody,", *(line.replace(",", " , ") for line in lines)]
+        )
     )
     one, other = (evaluate_site(table, path).evaluation for table in (plain, spaced))
     assert one.rows == other.rows
+    assert "1 lines have no label, and count for nothing" in other.remarks
 
 
 def test_a_table_of_semicolons_is_told_what_it_lacks(worklist, tmp_path):
@@ -383,6 +386,7 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
     with pytest.raises(UsageError, match="no column patient"):
         command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
     loose.append("--each-its-own-patient")
+    assert not site.exists()
     command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
     said = capsys.readouterr().out
     assert "80 % confidence, at most 20 % of positive studies are ruled out" in said
@@ -391,11 +395,22 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
         assert any(remark in kept for kept in json.loads(site.read_text())["remarks"])
     assert "exchangeable" in said
     assert json.loads(site.read_text())["weights_sha256"] == "abc"
+    with pytest.raises(UsageError, match="exists already, and may be in use"):
+        command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
+    site = tmp_path / "strict.json"
     with pytest.raises(DataError, match="needs 59 positive studies"):
         command(
             *("calibrate-site", "--labels", table, "--worklist", path, "--out", site),
             "--each-its-own-patient",
         )
+
+
+@pytest.mark.parametrize("option", [["--stress"], ["--across-targets"], ["--against", "b"]])
+def test_what_needs_images_is_refused_of_a_worklist(option, worklist, tmp_path):
+    path, labels = worklist
+    table = write_labels(tmp_path / "labels.csv", all_labels(labels))
+    with pytest.raises(UsageError, match="needs images to score"):
+        command("evaluate", "--labels", table, "--worklist", path, *option)
 
 
 @pytest.mark.parametrize(

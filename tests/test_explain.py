@@ -174,7 +174,14 @@ def above(value, low, n=20, groups=20):
 @pytest.mark.parametrize(
     ("chance", "centre", "random", "groups", "said"),
     [
-        (0.1, 0.1, 0.1, 20, "more often than chance, the middle of the picture and random weights"),
+        (
+            0.1,
+            0.1,
+            0.1,
+            20,
+            "in 50 of 100 images, and still points at it more often than chance, the middle of the "
+            "picture and random weights would",
+        ),
         (0.1, -0.1, 0.1, 20, "not surely more often than the middle of the picture: do not rely"),
         (0.1, 0.1, -0.1, 20, "not surely more often than a network with random weights: do not"),
         (0.1, -0.1, -0.1, 20, "the middle of the picture and a network with random weights: do"),
@@ -221,5 +228,5 @@ def test_the_command_writes_a_picture_that_says_what_it_is(tiny_bundle, tmp_path
     picture = cv2.imread(str(out))
     assert picture.shape[1] == 300
     assert picture.shape[0] > 80, "a caption stands below"
-    with pytest.raises(UsageError, match="no new file"):
+    with pytest.raises(UsageError, match="exists already"):
         app(command, standalone_mode=False)

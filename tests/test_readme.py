@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 import fracjax
 from fracjax import bundle
 from fracjax.card import render_card
+from fracjax.evaluate import evaluate_site, site
 from fracjax.notice import NOTICE
 from fracjax_jobs.score_dir import score_dir
 from fracjax_jobs.studies import Band
@@ -78,12 +79,29 @@ def test_the_sample_export_comes_out_as_readme_shows_it(sample):
     paths = pq.read_table(folder / "worklist.linkage.parquet").to_pylist()
     path_of = {row["file_key"]: row["path"] for row in paths}
     with (folder / "examples/sample_labels.csv").open(newline="") as file:
-        answers = {row["study"]: int(row["fractured"] or 0) for row in csv.DictReader(file)}
+        answers = {
+            row["study_instance_uid"]: int(row["label"] or 0) for row in csv.DictReader(file)
+        }
     ranked = [r for r in pq.read_table(folder / "worklist.parquet").to_pylist() if r["rank"]]
     labels = [answers[row["study_instance_uid"] or path_of[row["top_file_key"]]] for row in ranked]
     assert 0 < sum(labels) < len(labels)
     # 18 studies say little about a model; what must not be is an order that is none.
     assert roc_auc_score(labels, [row["likelihood"] for row in ranked]) > 0.75
+
+
+def test_the_sample_is_measured_and_calibrated_by_its_own_labels(sample, tmp_path):
+    """By the files as the job writes them: 16 of its studies have a UID, and so a label."""
+    folder, _ = sample
+    labels = folder / "examples/sample_labels.csv"
+    evaluation = evaluate_site(labels, folder / "worklist.parquet").evaluation
+    figure = evaluation.find("auroc").figure
+    assert (figure.n, figure.positives) == (16, 6)
+    assert figure.value > 0.75
+    said = " ".join(evaluation.remarks)
+    assert "are of studies that the worklist lacks" in said
+    assert "lines have no label" in said
+    read = site.read(labels, folder / "worklist.parquet")
+    assert read.footer["gate"]["sha256"] == bundle.load().manifest.gate.sha256
 
 
 def test_the_queries_show_what_a_night_shift_needs(sample):

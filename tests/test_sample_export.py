@@ -57,7 +57,7 @@ def elements(dataset: Dataset) -> list:
 def test_key_lists_each_file_once():
     listed = [path for row in ANSWERS for path in row["files"].split(";")]
     assert sorted(listed) == sorted(files_of_export())
-    assert len({row["study"] for row in ANSWERS}) == len(ANSWERS)
+    assert len({row["study_instance_uid"] for row in ANSWERS}) == len(ANSWERS)
 
 
 @pytest.mark.parametrize("path", READABLE)
@@ -84,7 +84,7 @@ def test_headers_agree_with_key():
                 header = read_picture(contents(path)).header
             except Rejected as rejected:
                 header = rejected.header
-            assert header.study_instance_uid == row["study"]
+            assert header.study_instance_uid == row["study_instance_uid"]
             assert header.transfer_syntax == row["transfer_syntax"]
     assert len({row["transfer_syntax"] for row in studies}) == 10
 
@@ -102,7 +102,7 @@ def test_duplicate_repeats_an_instance_that_comes_before_it():
 
 
 def test_about_a_third_of_the_studies_is_fractured():
-    scored = Counter(row["fractured"] for row in ANSWERS if row["outcome"] == "scored")
+    scored = Counter(row["label"] for row in ANSWERS if row["outcome"] == "scored")
     assert scored.keys() == {"0", "1"}
     assert 0.25 < scored["1"] / scored.total() < 0.45
     assert {"truncated", "corrupt", "empty"} < {row["outcome"] for row in ANSWERS}
@@ -165,5 +165,5 @@ def test_pictures_are_of_the_fold_that_the_bundled_model_has_not_seen(shared):
     for answer in ANSWERS:
         for source in filter(None, answer["source_images"].split(";")):
             row = fold_0[f"{source}.jpg"]
-            assert row["fractured"] == answer["fractured"]
+            assert row["fractured"] == answer["label"]
             assert row["hardware"] == "0"

@@ -138,6 +138,11 @@ def test_what_is_written_is_read_again_and_says_what_it_assumes(tmp_path):
         triage.read(tmp_path / "none.json")
 
 
+def test_a_confidence_under_one_half_promises_nothing():
+    with pytest.raises(UsageError, match=r"confidence 0.05 promises nothing; .* like 0.95"):
+        Claim(confidence=0.05)
+
+
 def test_where_some_patients_have_many_hard_studies_the_promise_is_of_one_of_each():
     """A tenth of patients have ten hard positives; of all studies more are missed than is promised.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fracjax.checklists.items import CLAIM, TRIPOD_AI
 from fracjax.checklists.sections import SECTIONS, Section, Subject
 from fracjax.errors import UsageError
+from fracjax.evaluate.evaluation import OF_A_WORKLIST
 from fracjax.notice import NOTICE
 
 
@@ -12,13 +13,19 @@ def render(subject: Subject) -> str:
     """Write the card of a model.
 
     Raises:
-        UsageError: The evaluation is of another model; or an item has nothing to say, with which.
+        UsageError: The evaluation is of another model, or of a worklist; or an item has nothing to
+            say, with which.
     """
     manifest, evaluation = subject.manifest, subject.evaluation
     if evaluation.weights_sha256 != manifest.weights_sha256:
         raise UsageError(
             f"the evaluation is of {evaluation.model_id}, the bundle is {manifest.model_id}; "
             "evaluate this bundle"
+        )
+    if evaluation.data == OF_A_WORKLIST:
+        raise UsageError(
+            "the evaluation is of a worklist, which tells too little of the images; give one of a "
+            "data set: evaluate with --dataset, --split and --stress"
         )
     said = {section.title: section.said_of(subject).strip() for section in SECTIONS}
     empty = [section for section in SECTIONS if not said[section.title]]

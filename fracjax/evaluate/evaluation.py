@@ -27,6 +27,9 @@ VERSION = 2
 
 JSON_NAME = "evaluation.json"
 
+OF_A_WORKLIST = "labelled studies of a worklist"
+"""What the cases are where no image was scored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
@@ -104,8 +107,8 @@ class Evaluation:
         """Say what an ECE has to be held against."""
         mean, high = self.unavoidable_ece
         return (
-            f"perfect likelihoods would have an ECE of {mean:.3f} on as many studies, and one of "
-            f"forty times more than {high:.3f}: no ECE of a sample is 0, whatever its interval"
+            f"For comparison: perfect likelihoods would show an ECE of {mean:.3f} on as many "
+            f"studies, and of more than {high:.3f} once in 40 such samples"
         )
 
     @property

@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("missed", "false alarm", "found", "rightly silent")
 
 OF_EACH = 3
 
-SIDE = 420
+SIDE = 560
 """Of the longer side of a picture in the page, pixels."""
 
 OWN: DataSet = "own_images"
@@ -105,7 +105,7 @@ def _with_boxes(picture: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArr
     marked = picture.copy()
     for top, left, bottom, right in boxes.tolist():
         corners = (int(left * width), int(top * height)), (int(right * width), int(bottom * height))
-        cv2.rectangle(marked, *corners, BOX_COLOUR, 1)
+        cv2.rectangle(marked, *corners, BOX_COLOUR, 2)
     return marked
 
 

@@ -82,19 +82,21 @@ class Located:
                 f"on {self.pointing.n} images the maps were not shown to be better than chance: do "
                 "not read them"
             )
+        missed = 1 - self.pointing.value if isinstance(self.pointing, Figure) else 1.0
+        hits = (
+            f"the hottest place misses what was marked in {100 * missed:.0f} of 100 images, and "
+            "still points at it more often than chance"
+        )
         unsure = [
             *([] if centre else ["the middle of the picture"]),
             *([] if random else ["a network with random weights"]),
         ]
         if unsure:
             return (
-                "the maps point at what was marked more often than chance would, but not surely "
-                f"more often than {' and '.join(unsure)}: do not rely on them"
+                f"{hits} would, but not surely more often than {' and '.join(unsure)}: do not "
+                "rely on them"
             )
-        return (
-            "the maps point at what was marked more often than chance, the middle of the picture "
-            "and random weights would"
-        )
+        return f"{hits}, the middle of the picture and random weights would"
 
 
 def score_map(
@@ -229,7 +231,11 @@ def lines(located: Located) -> list[str]:
     return [
         f"heat maps ({located.method.replace('_', ' ')}) of positive images, against marked boxes",
         *(f"  {name:<40} {figure.shown(sign)}" for name, figure, sign in rows(located)),
-        f"  random weights gave no heat at all on {located.random_flat} images",
+        *(
+            [f"  random weights gave no heat at all on {located.random_flat} images"]
+            if located.random_flat
+            else []
+        ),
         f"  {located.verdict}",
     ]
 

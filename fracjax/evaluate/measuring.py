@@ -23,7 +23,7 @@ from fracjax.metrics.ranking import Floats
 SMALLEST_CLASS = 10
 """Positives and negatives under which a subset gets no figures of its own."""
 
-HALF = "half"
+HALF = "0.5"
 """The threshold of a model that was given no operating points: a raw likelihood of 0.5."""
 
 ALL = "all"

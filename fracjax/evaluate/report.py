@@ -125,7 +125,7 @@ def _summary(evaluation: Evaluation) -> str:
 takes the images of a group (a patient, or what stands for one) as one case.</p>
 <ul>{remarks}</ul>
 {_table(rows)}
-<p>{escape(evaluation.unavoidable.capitalize())}.</p>"""
+<p>{escape(evaluation.unavoidable)}.</p>"""
 
 
 def _curves(evaluated: Evaluated) -> str:
@@ -134,7 +134,7 @@ def _curves(evaluated: Evaluated) -> str:
     evaluation, sample = evaluated.evaluation, evaluated.studies.sample
     cases = f"n = {len(sample)} studies, {int(sample.labels.sum())} positive."
     auroc, auprc = (evaluation.find(name).figure for name in ("auroc", "auprc"))
-    points = " Marks: operating points as they were frozen." if evaluation.thresholds else ""
+    points = " Marks: the thresholds below." if evaluation.thresholds else ""
     shown = [
         pictures.roc(sample, evaluation.thresholds, f"Area {auroc}.{points}"),
         pictures.precision_recall(
@@ -187,7 +187,7 @@ def _decisions(evaluated: Evaluated) -> str:
         ]
         parts.append(
             f"<h3>{escape(name)}</h3>\n<p>Raw likelihood of {point.threshold:.4f} or more{sure}: "
-            f"{escape(point.rule)}.</p>\n{matrix}\n{_table(rows)}"
+            f"{escape(point.rule)}.</p>\n{matrix}\n{_table(rows, at=name)}"
         )
     return "\n".join(parts)
 
@@ -328,16 +328,17 @@ def _made(evaluation: Evaluation) -> str:
     return f"<h2>Made from</h2>\n{table(('fact', 'value'), facts)}"
 
 
-def _table(rows: list[Measured]) -> str:
-    return table(COLUMNS, _cells(rows), numbers=True)
+def _table(rows: list[Measured], at: str = "") -> str:
+    return table(COLUMNS, _cells(rows, at), numbers=True)
 
 
-def _cells(rows: list[Measured]) -> Iterator[tuple[str, ...]]:
+def _cells(rows: list[Measured], at: str) -> Iterator[tuple[str, ...]]:
+    """Give the cells of figures, each with its threshold, but for that of all of them."""
     for row in rows:
         name = in_words(row.name)
         if row.prevalence is not None:
             name += f" where {100 * row.prevalence:.3g} % are positive"
-        if row.at:
+        if row.at != at:
             name += f", {row.at}"
         yield name, *_figure_cells(row.figure)
 

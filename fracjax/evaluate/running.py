@@ -19,7 +19,7 @@ from fracjax.errors import DataError, UsageError
 from fracjax.evaluate import site
 from fracjax.evaluate.cases import Aggregation, Cases, of_images, of_studies
 from fracjax.evaluate.comparing import compare
-from fracjax.evaluate.evaluation import Evaluation, Threshold
+from fracjax.evaluate.evaluation import OF_A_WORKLIST, Evaluation, Threshold
 from fracjax.evaluate.examples import Shown, choose
 from fracjax.evaluate.locating import locate
 from fracjax.evaluate.measuring import HALF, measure_all
@@ -213,7 +213,7 @@ def evaluate_site(
         model_id=footer["model_id"],
         weights_sha256=footer["weights_sha256"],
         target=footer["target"],
-        data="labelled studies of a worklist",
+        data=OF_A_WORKLIST,
         data_sha256=read.sha256,
         remarks=remarks,
         comparison=None,
@@ -267,7 +267,7 @@ def _frozen(
     return {HALF: _HALF}, calibration
 
 
-_HALF = Threshold(0.5, None, None, "half, which nobody chose")
+_HALF = Threshold(0.5, None, None, "a threshold that was not chosen for this model")
 
 
 def _evaluation(

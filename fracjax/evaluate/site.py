@@ -36,7 +36,8 @@ class Site:
         studies: Those that have a likelihood.
         unscored: For each band without a score, how many labelled studies stand there, and how many
             of them are positive.
-        missing: Labels whose study is not in the worklist.
+        missing: How many labels are of no study of the worklist, and how many of them positive.
+        unlabelled: Lines without a label.
         has_patients: Whether the labels name patients; if not, each study is a group of its own.
         footer: What the worklist says of how it was made.
         sha256: Digest of the labels' file.
@@ -44,7 +45,8 @@ class Site:
 
     studies: Cases
     unscored: Mapping[str, tuple[int, int]]
-    missing: int
+    missing: tuple[int, int]
+    unlabelled: int
     has_patients: bool
     footer: Mapping[str, Any]
     sha256: str
@@ -57,8 +59,13 @@ class Site:
             "in no figure; the worklist has them before all others"
             for band, (count, positives) in self.unscored.items()
         ]
-        if self.missing:
-            said.append(f"{self.missing} labels are of studies that the worklist does not have")
+        missing, positives = self.missing
+        if missing:
+            said.append(
+                f"{missing} labels, {positives} positive, are of studies that the worklist lacks"
+            )
+        if self.unlabelled:
+            said.append(f"{self.unlabelled} lines have no label, and count for nothing")
         if not self.has_patients:
             said.append(
                 "the labels name no patients, so each study is taken for one: intervals are too "
@@ -71,8 +78,9 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     """Read labels, and the likelihoods that a worklist has of their studies.
 
     Args:
-        labels: A table, UTF-8, with one of the columns :data:`NAMES`; ``label``, 0 or 1; and if
-            several studies are of one patient, ``patient``: any name for each.
+        labels: A table, UTF-8, with one of the columns :data:`NAMES`; ``label``, 0, 1 or, where it
+            is not known, nothing; and if several studies are of one patient, ``patient``: any name
+            for each.
         worklist: Of ``fracjax score-dir``.
         traits: Further columns of the labels that cases may be told apart by.
 
@@ -83,7 +91,7 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     """
     footer, table = _read_worklist(worklist)
     _check_traits(traits)
-    name, rows, sha256 = _read_labels(labels, traits)
+    name, rows, unlabelled, sha256 = _read_labels(labels, traits)
     places: dict[str, list[int]] = {}
     for place, value in enumerate(table[name].to_pylist()):
         if value is not None:
@@ -130,7 +138,11 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     return Site(
         Cases("study", sample, {trait: column[scored] for trait, column in values.items()}),
         unscored,
-        missing=len(rows) - len(kept),
+        missing=(
+            len(rows) - len(kept),
+            sum(row[LABEL] == "1" for row in rows.values()) - int(truth.sum()),
+        ),
+        unlabelled=unlabelled,
         has_patients=has_patients,
         footer=footer,
         sha256=sha256,
@@ -150,10 +162,11 @@ def _check_traits(traits: Sequence[str]) -> None:
 def _read_worklist(path: Path) -> tuple[dict[str, Any], pa.Table]:
     try:
         table = pq.read_table(path)
-        footer = json.loads((table.schema.metadata or {})[b"fracjax"])
+        footer = json.loads((pq.read_metadata(path).metadata or {})[b"fracjax"])
         version = footer["schema_version"]
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise DataError(f"{path} cannot be read: {reason or 'it is damaged'}") from None
     except (pa.ArrowException, KeyError, ValueError):
         raise DataError(
             f"{path} is no worklist; give a table that 'fracjax score-dir' wrote"
@@ -166,8 +179,10 @@ def _read_worklist(path: Path) -> tuple[dict[str, Any], pa.Table]:
     return footer, table
 
 
-def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict[str, str]], str]:
-    """Give the column that names studies, the rows by their line, and the file's digest."""
+def _read_labels(
+    path: Path, traits: Sequence[str]
+) -> tuple[str, dict[int, dict[str, str]], int, str]:
+    """Give the column that names studies, rows by line, lines without a label, and the digest."""
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
@@ -176,7 +191,8 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
     except UnicodeDecodeError:
         raise DataError(f"{path} is no UTF-8 text; save the labels as CSV in UTF-8") from None
     reader = csv.DictReader(text.splitlines())
-    columns = [name.strip() for name in reader.fieldnames or []]
+    known = {name.lower(): name for name in (*NAMES, LABEL, PATIENT)}
+    columns = [known.get(name.strip().lower(), name.strip()) for name in reader.fieldnames or []]
     reader.fieldnames = columns
     named = [name for name in NAMES if name in columns]
     lacking = [name for name in (LABEL, *traits) if name not in columns]
@@ -185,10 +201,11 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
         way_out = (
             "separate columns by commas"
             if len(columns) == 1 and any(mark in columns[0] for mark in ";\t")
-            else "its first line names the columns"
+            else f"its first line names {', '.join(map(repr, columns)) or 'none'}"
         )
         raise DataError(f"{path} has no column {lack}; {way_out}")
     rows: dict[int, dict[str, str]] = {}
+    unlabelled = 0
     seen: set[str] = set()
     try:
         for row in reader:
@@ -196,10 +213,14 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
             if None in row or None in row.values():
                 raise DataError(f"line {line} of {path} has not as many cells as the first line")
             row = {column: cell.strip() for column, cell in row.items()}  # noqa: PLW2901
+            if not row[LABEL]:
+                unlabelled += 1
+                continue
+            row[LABEL] = row[LABEL].removesuffix(".0")
             if row[LABEL] not in ("0", "1"):
                 raise DataError(
                     f"line {line} of {path} has a label that is neither 0 nor 1; write 1 or 0, "
-                    "and leave out studies whose label is not known"
+                    "and nothing where it is not known"
                 )
             if not row[named[0]]:
                 raise DataError(f"line {line} of {path} names no study; fill in {named[0]}")
@@ -220,4 +241,4 @@ def _read_labels(path: Path, traits: Sequence[str]) -> tuple[str, dict[int, dict
                 f"{trait} has {len(values)} values, and figures are told apart by "
                 f"{MOST_VALUES} at most; give --by another column"
             )
-    return named[0], rows, hashlib.sha256(data).hexdigest()
+    return named[0], rows, unlabelled, hashlib.sha256(data).hexdigest()

@@ -131,11 +131,15 @@ class Rate(NamedTuple):
         of: What it is, of counts.
         divides_by: The cases that it is a part of; empty of one that needs both labels.
         bounds: What it can be.
+        odds: By which power of the odds of a positive its own odds grow, 1 or -1; 0 for none.
+        prevalence: That it is said of; ``None`` for that of the cases.
     """
 
     of: Callable[[Counts], Floats]
     divides_by: Literal["", "all", "positives", "negatives", "called", "silent"] = ""
     bounds: tuple[float, float] = PART
+    odds: int = 0
+    prevalence: float | None = None
 
 
 RATES: Mapping[str, Rate] = {
@@ -153,9 +157,9 @@ RATES: Mapping[str, Rate] = {
 """What is said of a threshold's decisions. ``sensitivity`` is the recall."""
 
 PREDICTIVE: Mapping[str, Rate] = {
-    "ppv": Rate(precision, "called"),
-    "npv": Rate(negative_predictive_value, "silent"),
-    "false_alarms_per_true_alarm": Rate(false_alarms_per_true_alarm, "called", RATIO),
+    "ppv": Rate(precision, "called", odds=1),
+    "npv": Rate(negative_predictive_value, "silent", odds=-1),
+    "false_alarms_per_true_alarm": Rate(false_alarms_per_true_alarm, "called", RATIO, -1),
 }
 """What depends on the prevalence, and is said of one that is stated."""
 
@@ -184,7 +188,7 @@ def at_prevalence(rate: Rate, prevalence: float) -> Rate:
             )
         )
 
-    return rate._replace(of=moved)
+    return rate._replace(of=moved, prevalence=prevalence)
 
 
 def at_threshold(rate: Rate, threshold: float) -> Bounded:
@@ -203,5 +207,13 @@ def at_threshold(rate: Rate, threshold: float) -> Bounded:
         }
         return chosen[rate.divides_by]
 
+    def odds_moved(labels: Labels) -> float:
+        if rate.prevalence is None:
+            return 1.0
+        there, here = (part / (1 - part) for part in (rate.prevalence, labels.mean()))
+        return float((there / here) ** rate.odds)
+
     lack = _LACKS.get(rate.divides_by, "nothing is left to divide by")
-    return Bounded(statistic, rate.bounds, divides_by if rate.divides_by else None, lack)
+    return Bounded(
+        statistic, rate.bounds, divides_by if rate.divides_by else None, lack, odds_moved
+    )

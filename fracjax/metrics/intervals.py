@@ -86,12 +86,15 @@ class Bounded(NamedTuple):
         bounds: What it can be; infinite where there is no bound.
         divides_by: The cases that it is a part of; ``None`` of one that needs both labels.
         lack: Why there is no figure where there are no such cases.
+        odds_moved: Of a part, what its odds are multiplied by from those of the cases to those that
+            are asked for, by the cases' labels; and so of a ratio. ``None`` for nothing.
     """
 
     statistic: Statistic
     bounds: tuple[float, float] = PART
     divides_by: _Cases | None = None
     lack: str = "nothing is left to divide by"
+    odds_moved: Callable[[Labels], float] | None = None
 
 
 def measure(bounded: Bounded, sample: Sample, *, seed: int = 0) -> Figure | Undefined:
@@ -216,7 +219,8 @@ def _figure(value: float, draws: Floats, bounded: Bounded, sample: Sample) -> Fi
     if bounded.divides_by is not None:
         chosen = bounded.divides_by(sample.labels, sample.scores)
         deciding = len(np.unique(sample.groups[chosen]))
-    ends = _interval(value, _error(draws, groups), bounded.bounds, deciding)
+    moved = 1.0 if bounded.odds_moved is None else bounded.odds_moved(sample.labels)
+    ends = _interval(value, _error(draws, groups), bounded.bounds, deciding, moved)
     if isinstance(ends, str):
         return sample.undefined(ends)
     return Figure(value, *ends, len(sample), positives, groups)
@@ -233,7 +237,7 @@ def _error(draws: Floats, groups: int) -> float:
 
 
 def _interval(
-    value: float, error: float, bounds: tuple[float, float], groups: int
+    value: float, error: float, bounds: tuple[float, float], groups: int, moved: float = 1.0
 ) -> tuple[float, float] | str:
     """Give the ends of the interval of a value with a standard error, or why it has none.
 
@@ -242,16 +246,18 @@ def _interval(
         error: Its standard error.
         bounds: What it can be.
         groups: Those of the cases that decide.
+        moved: What odds are multiplied by, as ``Bounded.odds_moved`` says.
     """
     least, most = bounds
     if groups == 1:
         return "it rests on one group" if np.isinf(bounds).any() else (least, most)
     if np.isclose(value, least):
         # Clopper and Pearson of as many cases as groups, none of which shows it.
-        unseen = 1 - _certain(groups)
-        return least, least + (unseen / (1 - unseen) if np.isinf(most) else unseen * (most - least))
+        odds = moved * (1 - _certain(groups)) / _certain(groups)
+        return least, odds if np.isinf(most) else least + (most - least) * odds / (1 + odds)
     if np.isclose(value, most):
-        return least + (most - least) * _certain(groups), most
+        odds = moved * _certain(groups) / (1 - _certain(groups))
+        return least + (most - least) * odds / (1 + odds), most
     if error < NO_ERROR:
         return NO_SPREAD
     reach = float(stats.t.ppf((1 + LEVEL) / 2, groups - 1)) * error

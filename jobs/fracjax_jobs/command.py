@@ -245,6 +245,15 @@ def _print(summary: "Summary", out: Path, options: "Options", *, show_paths: boo
         typer.echo(f"  in part         {summary.studies_in_part:7d}  <- some images were set aside")
     if summary.studies_overdue:
         typer.echo(f"  overdue         {summary.studies_overdue:7d}  <- ranked first")
+    if (site := options.presentation.site) is not None:
+        for triaged in ("rule_in", "uncertain", "rule_out"):
+            typer.echo(f"  {triaged:<16}{summary.triage[triaged]:7d}")
+        typer.echo(
+            f"    with {100 * site.claim.confidence:g} % confidence at most "
+            f"{100 * site.claim.miss_rate:g} % of positive studies are ruled out, and "
+            f"{100 * site.claim.false_alarm_rate:g} % of negative ones ruled in, one of each "
+            "patient;\n    what is ruled out still has to be read"
+        )
     for band in (Band.NOT_SCORED, Band.UNFAMILIAR, Band.OUT_OF_SCOPE):
         if summary.studies[band]:
             typer.echo(

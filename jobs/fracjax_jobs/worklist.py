@@ -19,6 +19,7 @@ from fracjax.calibration import in_words
 from fracjax.engine import calibrated, called
 from fracjax.image import Header, Reason
 from fracjax.notice import NOTICE
+from fracjax.triage import Band as TriageBand
 from fracjax.triage import Triage
 from fracjax_jobs import previews
 from fracjax_jobs.identifiers import Identifiers
@@ -125,6 +126,7 @@ class Summary:
         studies_in_part: Ranked ones with images that were set aside.
         studies_overdue: Ranked ones that have waited too long.
         top: Rows of the first ranked studies.
+        triage: Ranked ones by a site's band; none where no bands were given.
         likelihood: What it is, in words.
         heatmaps: What heat maps were written; ``None`` if none were asked for.
         is_news: Whether a table differs from that of an earlier run.
@@ -137,6 +139,7 @@ class Summary:
     studies: Counter[Band] = field(default_factory=Counter)
     studies_in_part: int = 0
     studies_overdue: int = 0
+    triage: Counter[TriageBand] = field(default_factory=Counter)
     top: list[dict[str, Any]] = field(default_factory=list)
     likelihood: str = ""
     heatmaps: Written | None = None
@@ -204,6 +207,8 @@ def write_tables(
             summary.studies[band] += 1
             summary.studies_in_part += band == Band.RANKED and row["images_set_aside"] > 0
             summary.studies_overdue += row["is_overdue"]
+            if row["triage"] is not None:
+                summary.triage[row["triage"]] += 1
             if band == Band.RANKED and len(summary.top) < TOP:
                 summary.top.append(row)
 

@@ -214,6 +214,27 @@ def test_a_rate_at_its_bound_rests_on_what_it_divides_by(name, alarms, value, ex
     assert (figure.low, figure.high) == pytest.approx((interval.low, interval.high))
 
 
+@pytest.mark.parametrize("prevalence", [0.01, 0.1, 0.5])
+def test_a_ppv_without_a_false_alarm_is_moved_to_the_prevalence_that_it_is_said_of(prevalence):
+    """Of 3 right alarms among 10 positives and 15 negatives: the exact PPV, by Bayes' rule."""
+    labels, scores = np.array([1] * 10 + [0] * 15), np.array([1] * 3 + [0] * 22)
+    cases = Sample.of(labels, scores, np.arange(25))
+    exact = stats.binomtest(3, 3).proportion_ci(0.95).low
+    odds = exact / (1 - exact) * (prevalence / (1 - prevalence)) / (10 / 15)
+    ppv, alarms = (
+        measure(
+            decisions.at_threshold(
+                decisions.at_prevalence(decisions.PREDICTIVE[name], prevalence), 0.5
+            ),
+            cases,
+        )
+        for name in ("ppv", "false_alarms_per_true_alarm")
+    )
+    assert (ppv.value, ppv.high) == (1, 1)
+    assert ppv.low == pytest.approx(odds / (1 + odds))
+    assert alarms.high == pytest.approx(1 / odds)
+
+
 def test_no_false_alarm_is_not_none_ever():
     """Of 5 right alarms: as many for each right one as the exact PPV leaves open."""
     labels, scores = np.array([1] * 5 + [0] * 20), np.array([1] * 5 + [0] * 20)
