@@ -109,13 +109,14 @@ FACTS: Mapping[DataSet, DatasetFacts] = {
             "https://doi.org/10.6084/m9.figshare.22363012"
         ),
         source=(
-            "FracAtlas: radiographs of routine care from three hospitals in Bangladesh "
-            f"({_ABEDEEN})."
+            "FracAtlas: radiographs from three hospitals in Bangladesh, of which nothing more is "
+            f"told here ({_ABEDEEN})."
         ),
         dates=_in_the_paper(_ABEDEEN),
         eligibility=(
             "Hand, leg, hip and shoulder. Left out here: nine near-identical pictures that carry "
-            "opposite labels, and any image whose table row, fracture count and folder disagree."
+            "opposite labels; copies of pictures of another fold; and any image whose table row, "
+            "fracture count and folder disagree."
         ),
         deidentification="The release holds JPEG pictures, named by a number.",
         acquisition=(

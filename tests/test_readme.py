@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 import fracjax
 from fracjax import bundle
 from fracjax.card import render_card
+from fracjax.checklists.items import CLAIM, TRIPOD_AI
 from fracjax.evaluate import evaluate_site, site
 from fracjax.notice import NOTICE
 from fracjax_jobs.score_dir import score_dir
@@ -63,6 +64,18 @@ def test_the_figures_are_those_of_the_bundle():
 def test_the_card_is_that_of_the_bundle():
     card = (bundle.BUNDLED / bundle.CARD_NAME).read_text()
     assert card == render_card(bundle.load().manifest)
+
+
+def test_the_whole_card_is_of_the_bundle_and_leaves_nothing_out():
+    card = (REPOSITORY / "docs/model-card.md").read_text()
+    manifest = bundle.load().manifest
+    assert card.startswith(f"# {manifest.model_id}: model card\n\n**{NOTICE}**")
+    assert manifest.weights_sha256 in card
+    assert manifest.measured_on in card
+    assert str(manifest.figures["auroc_study"]) in card
+    for items in (CLAIM, TRIPOD_AI):
+        for number, topic in items.items():
+            assert re.search(rf"^\| {number} \| {re.escape(topic)} \| \[", card, re.MULTILINE)
 
 
 def test_the_sample_export_comes_out_as_readme_shows_it(sample):

@@ -256,7 +256,7 @@ def _stresses(evaluation: Evaluation) -> str:
     return f"""<h2>Changes that should not matter</h2>
 <p>Raw likelihoods of images that are changed, with 95 % intervals; {cases}. <em>Turned away</em>:
 the part that would get no likelihood, as unlike what the model learned from.</p>
-{table(columns, rows, numbers=True)}"""
+{table(columns, rows)}"""
 
 
 def _with_interval(figure: Figure | Undefined, sign: str = "") -> str:
