@@ -273,6 +273,14 @@ def test_spaces_and_a_byte_order_mark_are_no_part_of_a_label(worklist, tmp_path)
     assert "1 lines have no label, and count for nothing" in other.remarks
 
 
+def test_a_column_that_is_named_twice_is_refused(worklist, tmp_path):
+    path, _ = worklist
+    table = tmp_path / "labels.csv"
+    table.write_text("study_key,Label,label\nkey9,1,0\n")
+    with pytest.raises(DataError, match="names a column twice"):
+        evaluate_site(table, path)
+
+
 def test_a_table_of_semicolons_is_told_what_it_lacks(worklist, tmp_path):
     path, _ = worklist
     table = tmp_path / "labels.csv"

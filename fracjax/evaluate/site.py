@@ -193,6 +193,8 @@ def _read_labels(
     reader = csv.DictReader(text.splitlines())
     known = {name.lower(): name for name in (*NAMES, LABEL, PATIENT)}
     columns = [known.get(name.strip().lower(), name.strip()) for name in reader.fieldnames or []]
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path} names a column twice; leave one of them out")
     reader.fieldnames = columns
     named = [name for name in NAMES if name in columns]
     lacking = [name for name in (LABEL, *traits) if name not in columns]

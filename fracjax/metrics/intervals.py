@@ -141,8 +141,8 @@ def difference(
     """Measure by how much a part of one model is above another's, on the same cases.
 
     Each draw judges both models on the same cases, so what makes cases hard for both is not
-    counted. Where the models do not differ in any draw, they may in a case that was not seen: the
-    interval is as wide as the part of groups that none of so many would show.
+    counted. Where draws do not vary, cases that were not seen may: the interval reaches as far to
+    either side as the part of groups that none of so many would show.
 
     Args:
         statistic: Of labels, scores and weights; a part.
@@ -158,7 +158,9 @@ def difference(
     figure = measure_each({"": Bounded(apart, APART)}, sample, seed=seed)[""]
     if isinstance(figure, Undefined) and figure.reason == NO_SPREAD:
         unseen = 1 - _certain(_fewest_groups(sample))
-        return Figure(0.0, -unseen, unseen, figure.n, figure.positives, figure.groups)
+        value = float(apart(sample.labels, sample.scores, np.ones((1, len(sample))))[0])
+        low, high = max(-1.0, value - unseen), min(1.0, value + unseen)
+        return Figure(value, low, high, figure.n, figure.positives, figure.groups)
     return figure
 
 

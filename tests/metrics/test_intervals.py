@@ -278,6 +278,16 @@ def test_no_interval_is_a_point_or_leaves_what_can_be(n, groups, seed):
             assert crossed.low < crossed.high
 
 
+def test_a_difference_that_no_draw_moves_keeps_its_value():
+    """A perfect order against scores that are all the same: 1 less 0.5, in every draw."""
+    labels = np.array([1] * 20 + [0] * 30)
+    there = difference(ranking.auroc, Sample.of(labels, labels, np.arange(50)), np.zeros(50))
+    back = difference(ranking.auroc, Sample.of(labels, np.zeros(50), np.arange(50)), labels)
+    unseen = 1 - 0.025 ** (1 / 20)
+    assert (there.value, back.value) == (0.5, -0.5)
+    assert (there.low, there.high) == pytest.approx((0.5 - unseen, 0.5 + unseen))
+
+
 def test_two_cases_make_no_difference_sure():
     """One model has both positives, the other none."""
     labels = np.array([1, 1] + [0] * 48)
