@@ -107,7 +107,7 @@ It is {in_words(manifest.calibration, None)}.
 
 ## Measured
 
-On {provenance.dataset}, {", ".join(training.data.valid)}: groups that were not trained on, of the
+On {training.data.name}, {", ".join(training.data.valid)}: groups that were not trained on, of the
 same set, so expect less elsewhere. With the weights as stored; intervals are a bootstrap over
 groups.
 

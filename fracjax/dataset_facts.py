@@ -1,5 +1,6 @@
 """What a data set's own authors tell of it, for model cards and reporting checklists.
 
+What is of a study, such as its protocol and funding, nobody but its authors can tell.
 Only what was read in a release, its paper or ``tfds_mura/NAME/README.md`` stands here. Where a
 source says nothing, that is what stands here, with where to look. An empty field is one that only
 whoever holds the images can fill.
@@ -36,6 +37,10 @@ class DatasetFacts:
         partitions: How cases come into splits, and what splits never share.
         demographics: Age, sex and the like.
         treatments: Metal, casts and other traces of treatment.
+        hypotheses: Which hypotheses were tested, or that none was.
+        sample_size: How the number of cases came about.
+        protocol: Where protocol and registration are, or that there are none.
+        involvement: How patients and the public took part, or that they did not.
         ethics: Who approved of the collection, and what became of consent.
         funding: Who paid for images and model, and what for.
         limits: What is known to be wrong or narrow about it.
@@ -55,33 +60,40 @@ class DatasetFacts:
     partitions: str = ""
     demographics: str = ""
     treatments: str = ""
+    hypotheses: str = ""
+    sample_size: str = ""
+    protocol: str = ""
+    involvement: str = ""
     ethics: str = ""
     funding: str = ""
     limits: tuple[str, ...] = ()
 
-    def with_told(self, told: Mapping[str, str]) -> "DatasetFacts":
-        """Give the facts with some told by a user instead.
+    def with_told(self, told: Mapping[str, str | list[str]]) -> "DatasetFacts":
+        """Give the facts with some told by a user instead; limits are added to those known.
 
         Raises:
-            UsageError: One of them is no fact that is asked for.
+            UsageError: One of them is no fact that is asked for, or no text; limits are texts.
         """
-        names = {field.name for field in dataclasses.fields(self)} - {"limits"}
+        names = {field.name for field in dataclasses.fields(self)} - {"licence"}
         for name in told:
             if name not in names:
                 raise UsageError(
                     f"{name} is no fact of a data set; give {', '.join(sorted(names))}"
                 )
-        return dataclasses.replace(self, **told)  # type: ignore[arg-type]  # all but limits are str
+            if isinstance(told[name], list) != (name == "limits"):
+                raise UsageError(f"{name} is told by {'texts' if name == 'limits' else 'a text'}")
+        added = {"limits": (*self.limits, *told.get("limits", ()))}
+        return dataclasses.replace(self, **(dict(told) | added))  # type: ignore[arg-type]
 
 
-def read(path: Path) -> dict[str, str]:
-    """Read facts that a user tells: a JSON object of texts by name.
+def read(path: Path) -> dict[str, str | list[str]]:
+    """Read facts that a user tells: a JSON object of texts by name, and of ``limits`` a list.
 
     Raises:
         DataError: The file cannot be read, or is nothing of the kind.
     """
     try:
-        return TypeAdapter(dict[str, str]).validate_python(json.loads(path.read_text()))
+        return TypeAdapter(dict[str, str | list[str]]).validate_python(json.loads(path.read_text()))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give another --facts") from None
     except (ValueError, ValidationError):
@@ -100,7 +112,6 @@ _NAGY = "Nagy et al., Scientific Data 9:222, 2022"
 _LIN = "Lin et al., Radiology: Artificial Intelligence 5:5, 2023"
 
 _FIVE_FOLDS = "Five folds of like rate of positives, the same for the same archive."
-_OF_AUTHORS = "Of the images: {}. Nobody has declared any funding of the model."
 
 FACTS: Mapping[DataSet, DatasetFacts] = {
     "frac_atlas": DatasetFacts(
@@ -148,7 +159,6 @@ FACTS: Mapping[DataSet, DatasetFacts] = {
             "also given of images without it. Nothing else is told of treatment."
         ),
         ethics=_in_the_paper(_ABEDEEN),
-        funding=_OF_AUTHORS.format(f"see {_ABEDEEN}"),
         limits=(
             "FracAtlas names no studies: each image is its own, so how well the mean over a "
             "study's images ranks was not measured.",
@@ -179,7 +189,6 @@ FACTS: Mapping[DataSet, DatasetFacts] = {
         demographics="The release gives neither age nor sex.",
         treatments="Hardware counts as abnormal, and is not told apart.",
         ethics=_in_the_paper(_RAJPURKAR),
-        funding=_OF_AUTHORS.format(f"see {_RAJPURKAR}"),
         limits=(
             "MURA's labels are of abnormality, not of fracture.",
             "One hospital; upper limb only.",
@@ -207,7 +216,6 @@ FACTS: Mapping[DataSet, DatasetFacts] = {
         demographics="6,091 children and adolescents; age and sex are not taken over.",
         treatments="Casts and metal are marked, and figures are told apart by them.",
         ethics=_in_the_paper(_NAGY),
-        funding=_OF_AUTHORS.format(f"see {_NAGY}"),
         limits=(
             "Wrists of children and adolescents, of one hospital.",
             "Images whose diagnosis was uncertain are left out, so they are easier than what "
@@ -233,7 +241,6 @@ FACTS: Mapping[DataSet, DatasetFacts] = {
         demographics=_in_the_paper(_LIN),
         treatments=_in_the_paper(_LIN),
         ethics=_in_the_paper(_LIN),
-        funding=_OF_AUTHORS.format(f"see {_LIN}"),
         limits=(
             "Slices of CT, not radiographs.",
             "Positive are slices with a box; of positive studies no other slice is known.",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def without_folders(arguments: Sequence[str]) -> str:
-    """Give a command as it was typed, but of paths the last part alone: folders may name a patient.
+    """Give a command as it was typed, but of each path the last part alone.
 
     >>> without_folders(["evaluate", "/of/Meier/model", "--split", "fold_0", "--out=a/b c"])
     "evaluate model --split fold_0 '--out=b c'"

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 import fracjax as fj
-from fracjax import bundle, checklists, data
+from fracjax import bundle, checklists, data, dataset_facts
 from fracjax.checklists.items import CLAIM, TRIPOD_AI
 from fracjax.checklists.sections import SECTIONS
 from fracjax.cli import app
@@ -18,6 +19,8 @@ from fracjax.evaluate import evaluation as evaluations
 from fracjax.metrics import intervals
 from fracjax.notice import NOTICE
 
+OF_THE_STUDY = Path(__file__).parents[1] / "docs/model-card-facts.json"
+
 
 @pytest.fixture(scope="module")
 def subject(tiny_bundle, data_dir):
@@ -27,7 +30,9 @@ def subject(tiny_bundle, data_dir):
         patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 50)
         evaluated = evaluate_images(fj.load(tiny_bundle), images, Settings(stress=True))
     manifest = bundle.load(tiny_bundle).manifest
-    return checklists.Subject(manifest, evaluated.evaluation, FACTS["frac_atlas"])
+    told = dataset_facts.read(OF_THE_STUDY)
+    facts = FACTS["frac_atlas"].with_told(told)
+    return checklists.Subject(manifest, evaluated.evaluation, facts)
 
 
 def anchors(page):
@@ -62,18 +67,22 @@ def test_a_card_has_every_item_with_a_link_that_leads_somewhere(subject):
     assert subject.evaluation.data_sha256 in page
 
 
-@pytest.mark.parametrize("section", [s for s in SECTIONS if s.fact], ids=lambda s: s.fact)
-def test_without_a_fact_there_is_no_card(section, subject):
-    facts = dataclasses.replace(subject.facts, **{section.fact: ""})
+@pytest.mark.parametrize(
+    ("section", "fact"),
+    [(s, fact) for s in SECTIONS for fact in s.facts],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_a_fact_there_is_no_card(section, fact, subject):
+    facts = dataclasses.replace(subject.facts, **{fact: ""})
     with pytest.raises(UsageError) as told:
         checklists.render(dataclasses.replace(subject, facts=facts))
-    assert f'give "{section.fact}" in a file for --facts' in str(told.value)
+    assert f'give "{fact}" in a file for --facts' in str(told.value)
     for number in (*section.claim, *section.tripod):
         assert re.search(rf"[ ,]{number}[,;)]", str(told.value))
 
 
 def test_every_fact_is_asked_for():
-    asked = {section.fact for section in SECTIONS} - {""}
+    asked = {fact for section in SECTIONS for fact in section.facts}
     names = {field.name for field in dataclasses.fields(DatasetFacts)}
     assert asked == names - {"licence", "limits"}
 
@@ -82,6 +91,12 @@ def test_without_changed_images_there_is_no_card(subject):
     calm = dataclasses.replace(subject.evaluation, stresses=())
     with pytest.raises(UsageError, match=r"robustness \(CLAIM 30\): evaluate with --stress"):
         checklists.render(dataclasses.replace(subject, evaluation=calm))
+
+
+def test_the_evaluation_of_another_data_set_makes_no_card(subject):
+    other = dataclasses.replace(subject.evaluation, data="mura/1.1.0, mura:valid")
+    with pytest.raises(UsageError, match="give one of other splits of frac_atlas"):
+        checklists.render(dataclasses.replace(subject, evaluation=other))
 
 
 def test_the_evaluation_of_a_worklist_makes_no_card(subject):
@@ -121,7 +136,7 @@ def test_a_model_of_ones_own_images_is_told_of_by_whoever_has_them(subject, tiny
     own = dataclasses.replace(subject, facts=FACTS["own_images"])
     with pytest.raises(UsageError) as told:
         checklists.render(own)
-    asked = re.findall(r'give "(\w+)"', str(told.value))
+    asked = re.findall(r'"(\w+)"', str(told.value))
     facts = own.facts.with_told(dict.fromkeys(asked, "Told by whoever has them."))
     assert "Told by whoever has them." in checklists.render(
         dataclasses.replace(subject, facts=facts)
@@ -131,15 +146,20 @@ def test_a_model_of_ones_own_images_is_told_of_by_whoever_has_them(subject, tiny
 def test_the_command_writes_a_card_and_takes_facts(subject, tiny_bundle, tmp_path):
     subject.evaluation.write(tmp_path)
     facts, out = tmp_path / "facts.json", tmp_path / "card.md"
-    facts.write_text(json.dumps({"dates": "From one spring to the next."}))
+    told = {"dates": "From one spring to the next.", "limits": ["One more."]}
+    facts.write_text(json.dumps(json.loads(OF_THE_STUDY.read_text()) | told))
     command = ["card", tiny_bundle, "--evaluation", tmp_path / "evaluation.json"]
     command += ["--facts", facts, "--out", out]
     app([*map(str, command)], standalone_mode=False)
     assert "## Dates\n\nFrom one spring to the next.\n" in out.read_text()
+    assert out.read_text().count("- One more.\n") == 1
     with pytest.raises(UsageError, match="exists already"):
         app([*map(str, command)], standalone_mode=False)
     for text, error, said in (
         ('{"colour": "blue"}', UsageError, "colour is no fact of a data set"),
+        ('{"licence": "mine"}', UsageError, "licence is no fact of a data set"),
+        ('{"dates": ["then"]}', UsageError, "dates is told by a text"),
+        ('{"limits": "none"}', UsageError, "limits is told by texts"),
         ('{"dates": 3}', DataError, "holds no facts"),
         ("{", DataError, "holds no facts"),
     ):

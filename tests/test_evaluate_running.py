@@ -445,7 +445,7 @@ def test_what_predicts_the_label_without_a_bone_stands_beside_the_figures(
     evaluated = evaluate_images(fj.load(tuned_bundle), images)
     assert evaluated.evaluation.shortcuts == measured
     page = report.render(evaluated)
-    assert "<h2>What predicts the label without a bone</h2>" in page
+    assert "<h2>What predicts the label without looking at the bone</h2>" in page
     for name, figure in measured.items():
         assert re.search(rf">{name}</th><td[^>]*>{figure.value:.3f}</td>", page)
         assert f"  {name:<40} {figure}" in evaluated.evaluation.lines()

@@ -33,18 +33,22 @@ class Section:
         text: What is said, Markdown; empty if nobody has told it.
         claim: Items of CLAIM 2024 that it answers.
         tripod: Items of TRIPOD+AI that it answers.
-        fact: Of the data set, without which it says nothing; or none.
+        facts: Those without which it says nothing.
     """
 
     title: str
     text: Callable[[Subject], str]
     claim: tuple[str, ...]
     tripod: tuple[str, ...]
-    fact: str = ""
+    facts: tuple[str, ...] = ()
+
+    def lacking(self, subject: Subject) -> list[str]:
+        """Give the facts that nobody has told."""
+        return [name for name in self.facts if not getattr(subject.facts, name)]
 
     def said_of(self, subject: Subject) -> str:
-        """Give the text; empty if it, or the fact that it rests on, was told by nobody."""
-        return "" if self.fact and not getattr(subject.facts, self.fact) else self.text(subject)
+        """Give the text; empty if it, or a fact that it rests on, was told by nobody."""
+        return "" if self.lacking(subject) else self.text(subject)
 
 
 def _fact(name: str) -> Callable[[Subject], str]:
@@ -58,10 +62,11 @@ def _fact(name: str) -> Callable[[Subject], str]:
 def _summary(subject: Subject) -> str:
     manifest, evaluation = subject.manifest, subject.evaluation
     return (
-        f"A deep neural network ({manifest.model.name}) gives each radiograph, and as their mean "
-        f"each study, the likelihood that {MEANING[manifest.target]}. It was developed on "
-        f"{_learned(manifest)} and evaluated, as stored, on {evaluation.data}: study AUROC "
-        f"{evaluation.find('auroc').figure}. What that is worth elsewhere is not known."
+        f"A deep neural network ({manifest.model.name}) gives each radiograph, and by the "
+        f"{evaluation.aggregation} of its images each study, the likelihood that "
+        f"{MEANING[manifest.target]}. It was developed on {_learned(manifest)} and evaluated, as "
+        f"stored, on {evaluation.data}: study AUROC {evaluation.find('auroc').figure}. What that "
+        "is worth elsewhere is not known."
     )
 
 
@@ -83,7 +88,7 @@ research code without study-level figures."""
 def _aims(subject: Subject) -> str:
     return (
         "Retrospective. Development of a model and its evaluation on cases that were kept apart. "
-        "No hypothesis was tested."
+        f"{subject.facts.hypotheses}"
     )
 
 
@@ -116,7 +121,7 @@ def _predictors(subject: Subject) -> str:
 def _sample_size(subject: Subject) -> str:
     auroc = subject.evaluation.find("auroc").figure
     return (
-        "All cases of the splits were used; no sample size was calculated. What the size of the "
+        f"{subject.facts.sample_size} What the size of the "
         f"evaluation leaves open is the width of its intervals: AUROC {auroc}."
     )
 
@@ -189,12 +194,11 @@ def _measures(subject: Subject) -> str:
 
 
 def _robustness(subject: Subject) -> str:
-    stresses, shortcuts = subject.evaluation.stresses, subject.evaluation.shortcuts
-    if not stresses:
+    evaluation = subject.evaluation
+    if not evaluation.stresses:
         return ""
-    rows = [f"  {name:<40} {figure}" for name, figure in shortcuts.items()]
-    without_bone = ["what predicts the label without a bone: AUROC within body parts", *rows]
-    return _listed([*stress_lines(stresses), *(without_bone if rows else ())])
+    shortcuts = evaluation.shortcut_lines() if evaluation.shortcuts else []
+    return _listed([*stress_lines(evaluation.stresses), *shortcuts])
 
 
 def _explanation(subject: Subject) -> str:
@@ -207,21 +211,20 @@ def _explanation(subject: Subject) -> str:
 
 def _evaluation_data(subject: Subject) -> str:
     manifest, evaluation = subject.manifest, subject.evaluation
-    learned_from = {name.split(":")[0] for name in manifest.provenance.learned}
-    is_internal = evaluation.data.split("/")[0] in learned_from
     kind = (
-        "Internal: groups that were not learned from, of the data set that it learned from, by the "
-        "same reference standard. Nothing external was tested here: expect less elsewhere."
-        if is_internal
-        else "External: another source than what the model learned from."
+        "Images of one's own, as those that it learned from: whether they are of the same hospital "
+        "only their holder can tell."
+        if manifest.training.data.name == "own_images"
+        else "Internal: groups that were not learned from, of the data set that it learned from, "
+        "by the same reference standard. Nothing external was tested here: expect less elsewhere."
     )
     return f"{kind} Cases: {evaluation.data}, images and labels sha256 `{evaluation.data_sha256}`."
 
 
 def _registration(subject: Subject) -> str:
     return (
-        "No protocol was prepared and nothing was registered: this is no trial. Patients and the "
-        f"public took no part. Of the images: {subject.facts.ethics}"
+        f"{subject.facts.protocol} {subject.facts.involvement} Of the images: "
+        f"{subject.facts.ethics}"
     )
 
 
@@ -324,9 +327,13 @@ def _use(subject: Subject) -> str:
 
 
 def _updating(subject: Subject) -> str:
+    moves = (
+        "`--prevalence` moves likelihoods to a site's frequency of positives; "
+        if subject.manifest.calibration is not None
+        else "It is not calibrated, so that likelihoods cannot be moved to a site's prevalence; "
+    )
     return (
-        "None was done. `--prevalence` moves likelihoods to a site's frequency of positives, and "
-        "`fracjax calibrate-site` sets bands by its labels."
+        f"The evaluation changed nothing. {moves}`fracjax calibrate-site` sets bands by its labels."
     )
 
 
@@ -379,25 +386,25 @@ def _listed(lines: Sequence[str]) -> str:
 SECTIONS = (
     Section("Summary", _summary, ("1", "2"), ("1", "2", "25")),
     Section("Purpose", _purpose, ("3", "41"), ("3a", "3b")),
-    Section("Aims and design", _aims, ("4", "5", "6"), ("4",)),
-    Section("Source of the images", _fact("source"), ("7",), ("5a", "6a"), "source"),
-    Section("Dates", _fact("dates"), (), ("5b",), "dates"),
-    Section("Eligibility", _fact("eligibility"), ("8",), ("6b",), "eligibility"),
-    Section("Treatments", _fact("treatments"), (), ("6c",), "treatments"),
-    Section("De-identification", _fact("deidentification"), ("11",), (), "deidentification"),
-    Section("Acquisition", _fact("acquisition"), ("13",), (), "acquisition"),
+    Section("Aims and design", _aims, ("4", "5", "6"), ("4",), ("hypotheses",)),
+    Section("Source of the images", _fact("source"), ("7",), ("5a", "6a"), ("source",)),
+    Section("Dates", _fact("dates"), (), ("5b",), ("dates",)),
+    Section("Eligibility", _fact("eligibility"), ("8",), ("6b",), ("eligibility",)),
+    Section("Treatments", _fact("treatments"), (), ("6c",), ("treatments",)),
+    Section("De-identification", _fact("deidentification"), ("11",), (), ("deidentification",)),
+    Section("Acquisition", _fact("acquisition"), ("13",), (), ("acquisition",)),
     Section("Preprocessing", _preprocessing, ("9",), ("7", "12b")),
     Section("Parts of the images", _subsets, ("10",), ()),
     Section("What the model sees", _predictors, (), ("9a", "9b", "9c")),
     Section(
-        "Reference standard", _fact("reference_standard"), ("14",), ("8a",), "reference_standard"
+        "Reference standard", _fact("reference_standard"), ("14",), ("8a",), ("reference_standard",)
     ),
-    Section("Why this reference", _fact("rationale"), ("15",), (), "rationale"),
-    Section("Who labelled", _fact("annotators"), ("16", "17"), ("8b", "8c"), "annotators"),
-    Section("Agreement of readers", _fact("variability"), ("18",), (), "variability"),
-    Section("Missing data", _fact("missing"), ("12",), ("11",), "missing"),
-    Section("Partitions", _fact("partitions"), ("19", "20"), ("12a",), "partitions"),
-    Section("Size", _sample_size, ("21",), ("10",)),
+    Section("Why this reference", _fact("rationale"), ("15",), (), ("rationale",)),
+    Section("Who labelled", _fact("annotators"), ("16", "17"), ("8b", "8c"), ("annotators",)),
+    Section("Agreement of readers", _fact("variability"), ("18",), (), ("variability",)),
+    Section("Missing data", _fact("missing"), ("12",), ("11",), ("missing",)),
+    Section("Partitions", _fact("partitions"), ("19", "20"), ("12a",), ("partitions",)),
+    Section("Size", _sample_size, ("21",), ("10",), ("sample_size",)),
     Section("The network", _model, ("22", "24"), ("12c", "12g", "22")),
     Section("Training and choice of the model", _training, ("25", "26", "27"), ("12c",)),
     Section("Class imbalance", _imbalance, (), ("13",)),
@@ -405,7 +412,7 @@ SECTIONS = (
     Section("Measures", _measures, ("28", "29"), ("12d", "12e")),
     Section("What it was evaluated on", _evaluation_data, ("32", "33"), ("16", "20c")),
     Section("Cases in each analysis", _flow, ("35",), ("20a", "21")),
-    Section("Characteristics", _characteristics, ("36",), ("20b",), "demographics"),
+    Section("Characteristics", _characteristics, ("36",), ("20b",), ("demographics", "treatments")),
     Section("Output and thresholds", _output, (), ("15",)),
     Section("Performance", _performance, ("37", "38"), ("23a",)),
     Section("Subgroups and fairness", _subgroups, (), ("3c", "14", "23a", "23b")),
@@ -417,9 +424,13 @@ SECTIONS = (
     Section("Updating", _updating, (), ("12f", "24")),
     Section("Next steps", _next_steps, (), ("27c",)),
     Section(
-        "Ethics and registration", _registration, ("34",), ("17", "18c", "18d", "19"), "ethics"
+        "Ethics and registration",
+        _registration,
+        ("34",),
+        ("17", "18c", "18d", "19"),
+        ("protocol", "involvement", "ethics"),
     ),
     Section("Availability", _availability, ("42", "43"), ("18e", "18f")),
-    Section("Funding and interests", _fact("funding"), ("44",), ("18a", "18b"), "funding"),
+    Section("Funding and interests", _fact("funding"), ("44",), ("18a", "18b"), ("funding",)),
 )
 """The card, from top to bottom."""

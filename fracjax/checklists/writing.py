@@ -1,6 +1,7 @@
 """The card as a page of Markdown, with a crosswalk of each guideline's items to its headings."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 from fracjax.checklists.items import CLAIM, TRIPOD_AI
 from fracjax.checklists.sections import SECTIONS, Section, Subject
@@ -13,14 +14,20 @@ def render(subject: Subject) -> str:
     """Write the card of a model.
 
     Raises:
-        UsageError: The evaluation is of another model, or of a worklist; or an item has nothing to
-            say, with which.
+        UsageError: The evaluation is of another model or data set, or of a worklist; or an item
+            has nothing to say, with which.
     """
     manifest, evaluation = subject.manifest, subject.evaluation
     if evaluation.weights_sha256 != manifest.weights_sha256:
         raise UsageError(
             f"the evaluation is of {evaluation.model_id}, the bundle is {manifest.model_id}; "
             "evaluate this bundle"
+        )
+    name = manifest.training.data.name
+    if evaluation.data != OF_A_WORKLIST and evaluation.data.split("/")[0] != name:
+        raise UsageError(
+            f"the evaluation is of {evaluation.data}, and what a card says of the images is of "
+            f"{name}; give one of other splits of {name}"
         )
     if evaluation.data == OF_A_WORKLIST:
         raise UsageError(
@@ -30,7 +37,8 @@ def render(subject: Subject) -> str:
     said = {section.title: section.said_of(subject).strip() for section in SECTIONS}
     empty = [section for section in SECTIONS if not said[section.title]]
     if empty:
-        raise UsageError(f"nothing is said of {'; '.join(map(_lack, empty))}")
+        lacks = "; ".join(_lack(section, section.lacking(subject)) for section in empty)
+        raise UsageError(f"nothing is said of {lacks}")
     headings = "\n\n".join(f"## {title}\n\n{text}" for title, text in said.items())
     return f"""# {manifest.model_id}: model card
 
@@ -55,15 +63,14 @@ Collins et al., BMJ 385:e078378, 2024.
 """
 
 
-def _lack(section: Section) -> str:
+def _lack(section: Section, facts: Sequence[str]) -> str:
     items = [
         f"{name} {', '.join(numbers)}"
         for name, numbers in (("CLAIM", section.claim), ("TRIPOD+AI", section.tripod))
         if numbers
     ]
-    way_out = (
-        f'give "{section.fact}" in a file for --facts' if section.fact else "evaluate with --stress"
-    )
+    named = " and ".join(map(json.dumps, facts))
+    way_out = f"give {named} in a file for --facts" if facts else "evaluate with --stress"
     return f"{section.title.lower()} ({'; '.join(items)}): {way_out}"
 
 

@@ -14,8 +14,8 @@ from fracjax.metrics import Sample, difference, ranking
 from fracjax.metrics.ranking import Floats, Labels
 
 DECIDING = "auroc"
-"""The one figure by which a model may be called better. Of twelve that are looked at, one excludes
-zero by chance in a third of all comparisons of models that are equally good."""
+"""The one figure by which a model may be called better: of a dozen, one often excludes zero by
+chance."""
 
 
 @dataclass(frozen=True, slots=True)

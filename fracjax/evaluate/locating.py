@@ -211,7 +211,7 @@ def _random(scorer: Scorer, square: NDArray[np.float32], method: Method) -> Scor
     return random
 
 
-def rows(located: Located) -> list[tuple[str, Figure | Undefined, str]]:
+def figures_in_words(located: Located) -> list[tuple[str, Figure | Undefined, str]]:
     """Give each figure with its name, and the sign that differences are shown with."""
     return [
         ("hottest place in a box", located.pointing, ""),
@@ -230,7 +230,7 @@ def lines(located: Located) -> list[str]:
     """Say how well heat maps point."""
     return [
         f"heat maps ({located.method.replace('_', ' ')}) of positive images, against marked boxes",
-        *(f"  {name:<40} {figure.shown(sign)}" for name, figure, sign in rows(located)),
+        *(f"  {name:<40} {figure.shown(sign)}" for name, figure, sign in figures_in_words(located)),
         *(
             [f"  random weights gave no heat at all on {located.random_flat} images"]
             if located.random_flat

@@ -56,7 +56,7 @@ WORDS: Mapping[str, str] = {
     "brier_reliability": "Brier: reliability",
     "brier_resolution": "Brier: resolution",
     "brier_uncertainty": "Brier: uncertainty",
-    "ece": "ECE, 10 bins of equal mass, as biased",
+    "ece": "ECE, 10 bins of equal mass (biased upwards)",
 }
 """How statistics are named to a reader, where it is not by their own name."""
 
@@ -76,7 +76,7 @@ class Measured:
         level: What a case is.
         subset: Which cases: ``all``, or ``trait: value``.
         at: The operating point; empty where none was applied.
-        prevalence: What the figure is of, where it depends on it; ``None`` where it does not.
+        prevalence: What was stated that the figure is of; ``None`` for that of the cases.
         figure: The figure; or why there is none.
     """
 
@@ -99,7 +99,7 @@ def measure_all(
     Args:
         cases: Studies or images.
         thresholds: By the operating point's name, of raw likelihoods.
-        prevalence: What predictive values are said of; that of the cases themselves by default.
+        prevalence: What predictive values are said of; by default the cases as they are drawn.
         likelihoods: (n,), as they are shown, of which the reliability is measured; the raw ones by
             default.
     """
@@ -119,7 +119,6 @@ def _measure_subset(
     prevalence: float | None,
 ) -> Iterator[Measured]:
     lack = None if subset == ALL else _lack(sample)
-    stated = float(sample.labels.mean()) if prevalence is None else prevalence
 
     def rows(
         statistics: Mapping[str, Bounded], at: str = "", of: float | None = None
@@ -132,11 +131,12 @@ def _measure_subset(
     yield _cross_check(cases, subset, sample, lack)
     for point, threshold in thresholds.items():
         yield from rows(_at(decisions.RATES, threshold), point)
-        moved = {
-            name: decisions.at_prevalence(rate, stated)
-            for name, rate in decisions.PREDICTIVE.items()
-        }
-        yield from rows(_at(moved, threshold), point, stated)
+        predictive = decisions.PREDICTIVE
+        if prevalence is not None:  # else that of the cases, which draws do not take as known
+            predictive = {
+                name: decisions.at_prevalence(rate, prevalence) for name, rate in predictive.items()
+            }
+        yield from rows(_at(predictive, threshold), point, prevalence)
 
 
 def _at(rates: Mapping[str, decisions.Rate], threshold: float) -> dict[str, Bounded]:

@@ -17,7 +17,7 @@ from fracjax.card import MEANING
 from fracjax.errors import DataError
 from fracjax.evaluate.evaluation import Evaluation
 from fracjax.evaluate.examples import Shown
-from fracjax.evaluate.locating import rows as located_rows
+from fracjax.evaluate.locating import figures_in_words
 from fracjax.evaluate.measuring import ALL, Measured, in_words
 from fracjax.evaluate.running import Evaluated
 from fracjax.figure import Figure, Undefined
@@ -230,10 +230,10 @@ def _shortcuts(evaluation: Evaluation) -> str:
         (name, *_figure_cells(figure), "" if name == BODY_PART else severity_of(name, figure))
         for name, figure in ranked
     ]
-    return f"""<h2>What predicts the label without a bone</h2>
+    return f"""<h2>What predicts the label without looking at the bone</h2>
 <p>AUROC of a small decision tree that sees only this, over images of one body part that it did not
-learn from. A model may have learned the same: what is far above 0.5 here is no merit of it. Level:
-image. <em>{BODY_PART}</em> is an imbalance, no leak.</p>
+learn from; <em>{BODY_PART}</em> itself over all images, which is an imbalance and no leak. Where
+this is far above 0.5, part of the model's AUROC may come from it. Level: image.</p>
 {table((*COLUMNS, "judged"), rows, numbers=True)}"""
 
 
@@ -277,7 +277,7 @@ def _examples(evaluated: Evaluated) -> str:
         if located is None
         else f"On all positive images with marked boxes, {located.verdict}."
     )
-    rows = [] if located is None else located_rows(located)
+    rows = [] if located is None else figures_in_words(located)
     cells = [(name, *_figure_cells(figure)) for name, figure, _ in rows]
     pictures = "\n".join(
         f'<figure>\n<div class="pair">{_image(shown.plain, shown)}{_image(shown.heated, shown)}'

@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fracjax import data, metrics
+from fracjax.augment import CORNER
 from fracjax.engine import Scorer
 from fracjax.evaluate.predicting import predict
 from fracjax.figure import Figure, Undefined
 from fracjax.metrics import Bounded, Sample, difference, measure, ranking
 
 Pixels = NDArray[np.uint8]
-
-CORNER = 0.15
-"""Side of a corner that is masked, as a part of the picture's: where markers stand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ class Rate(NamedTuple):
         of: What it is, of counts.
         divides_by: The cases that it is a part of; empty of one that needs both labels.
         bounds: What it can be.
+        lack: Why there is none where it divides by nothing, if not for a lack of such cases.
         odds: By which power of the odds of a positive its own odds grow, 1 or -1; 0 for none.
         prevalence: That it is said of; ``None`` for that of the cases.
     """
@@ -138,6 +139,7 @@ class Rate(NamedTuple):
     of: Callable[[Counts], Floats]
     divides_by: Literal["", "all", "positives", "negatives", "called", "silent"] = ""
     bounds: tuple[float, float] = PART
+    lack: str = ""
     odds: int = 0
     prevalence: float | None = None
 
@@ -159,7 +161,9 @@ RATES: Mapping[str, Rate] = {
 PREDICTIVE: Mapping[str, Rate] = {
     "ppv": Rate(precision, "called", odds=1),
     "npv": Rate(negative_predictive_value, "silent", odds=-1),
-    "false_alarms_per_true_alarm": Rate(false_alarms_per_true_alarm, "called", RATIO, -1),
+    "false_alarms_per_true_alarm": Rate(
+        false_alarms_per_true_alarm, "called", RATIO, "no alarm was right", -1
+    ),
 }
 """What depends on the prevalence, and is said of one that is stated."""
 
@@ -213,7 +217,7 @@ def at_threshold(rate: Rate, threshold: float) -> Bounded:
         there, here = (part / (1 - part) for part in (rate.prevalence, labels.mean()))
         return float((there / here) ** rate.odds)
 
-    lack = _LACKS.get(rate.divides_by, "nothing is left to divide by")
+    lack = rate.lack or _LACKS.get(rate.divides_by, "nothing is left to divide by")
     return Bounded(
         statistic, rate.bounds, divides_by if rate.divides_by else None, lack, odds_moved
     )

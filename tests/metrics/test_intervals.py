@@ -235,6 +235,13 @@ def test_a_ppv_without_a_false_alarm_is_moved_to_the_prevalence_that_it_is_said_
     assert alarms.high == pytest.approx(1 / odds)
 
 
+def test_alarms_of_which_none_was_right_are_not_said_to_be_none():
+    labels, scores = np.array([1] * 10 + [0] * 10), np.array([0] * 10 + [1] * 10)
+    rate = decisions.PREDICTIVE["false_alarms_per_true_alarm"]
+    figure = measure(decisions.at_threshold(rate, 0.5), Sample.of(labels, scores, np.arange(20)))
+    assert figure.reason == "no alarm was right"
+
+
 def test_no_false_alarm_is_not_none_ever():
     """Of 5 right alarms: as many for each right one as the exact PPV leaves open."""
     labels, scores = np.array([1] * 5 + [0] * 20), np.array([1] * 5 + [0] * 20)
