@@ -129,17 +129,20 @@ class Rate(NamedTuple):
 
     Attributes:
         of: What it is, of counts.
-        divides_by: The cases that it is a part of; empty of one that needs both labels.
+        divides_by: The cases that it is a part of, ``either`` those with a positive label or call;
+            empty of one that needs both labels.
         bounds: What it can be.
         lack: Why there is none where it divides by nothing, if not for a lack of such cases.
+        times: What its own odds are of those of that part of the cases.
         odds: By which power of the odds of a positive its own odds grow, 1 or -1; 0 for none.
         prevalence: That it is said of; ``None`` for that of the cases.
     """
 
     of: Callable[[Counts], Floats]
-    divides_by: Literal["", "all", "positives", "negatives", "called", "silent"] = ""
+    divides_by: Literal["", "all", "positives", "negatives", "called", "silent", "either"] = ""
     bounds: tuple[float, float] = PART
     lack: str = ""
+    times: float = 1.0
     odds: int = 0
     prevalence: float | None = None
 
@@ -152,7 +155,8 @@ RATES: Mapping[str, Rate] = {
     "specificity": Rate(specificity, "negatives"),
     "false_positive_rate": Rate(false_positive_rate, "negatives"),
     "precision": Rate(precision, "called"),
-    "f1": Rate(f1, "positives"),
+    # Of cases that are positive or called so, a part p are both; its odds are 2 p / (1 - p).
+    "f1": Rate(f1, "either", times=2),
     "mcc": Rate(matthews, bounds=APART),
     "kappa": Rate(kappa, bounds=APART),
 }
@@ -162,7 +166,7 @@ PREDICTIVE: Mapping[str, Rate] = {
     "ppv": Rate(precision, "called", odds=1),
     "npv": Rate(negative_predictive_value, "silent", odds=-1),
     "false_alarms_per_true_alarm": Rate(
-        false_alarms_per_true_alarm, "called", RATIO, "no alarm was right", -1
+        false_alarms_per_true_alarm, "called", RATIO, "no alarm was right", odds=-1
     ),
 }
 """What depends on the prevalence, and is said of one that is stated."""
@@ -208,14 +212,15 @@ def at_threshold(rate: Rate, threshold: float) -> Bounded:
             "negatives": labels == 0,
             "called": scores >= threshold,
             "silent": scores < threshold,
+            "either": (labels == 1) | (scores >= threshold),
         }
         return chosen[rate.divides_by]
 
     def odds_moved(labels: Labels) -> float:
         if rate.prevalence is None:
-            return 1.0
+            return rate.times
         there, here = (part / (1 - part) for part in (rate.prevalence, labels.mean()))
-        return float((there / here) ** rate.odds)
+        return rate.times * float((there / here) ** rate.odds)
 
     lack = rate.lack or _LACKS.get(rate.divides_by, "nothing is left to divide by")
     return Bounded(

@@ -242,6 +242,20 @@ def test_alarms_of_which_none_was_right_are_not_said_to_be_none():
     assert figure.reason == "no alarm was right"
 
 
+def test_an_f1_at_a_bound_rests_on_all_that_is_positive_or_called_so():
+    """Of k cases none or all are both: the part p that the exact test leaves, as 2 p / (1 + p)."""
+    labels, scores = np.array([1] * 10 + [0] * 10), np.array([0] * 10 + [1] * 5 + [0] * 5)
+    f1 = decisions.at_threshold(decisions.RATES["f1"], 0.5)
+    figure = measure(f1, Sample.of(labels, scores, np.arange(20)))
+    part = stats.binomtest(0, 15).proportion_ci().high
+    assert (figure.value, figure.low) == (0, 0)
+    assert figure.high == pytest.approx(2 * part / (1 + part))
+    figure = measure(f1, Sample.of(labels, labels, np.arange(20)))
+    part = stats.binomtest(10, 10).proportion_ci().low
+    assert (figure.value, figure.high) == (1, 1)
+    assert figure.low == pytest.approx(2 * part / (1 + part))
+
+
 def test_no_false_alarm_is_not_none_ever():
     """Of 5 right alarms: as many for each right one as the exact PPV leaves open."""
     labels, scores = np.array([1] * 5 + [0] * 20), np.array([1] * 5 + [0] * 20)
