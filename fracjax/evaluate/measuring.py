@@ -29,6 +29,13 @@ HALF = "0.5"
 ALL = "all"
 """The subset of all cases."""
 
+UNCERTAINTY = decisions.at_threshold(
+    decisions.Rate(decisions.prevalence, "all", then=reliability.uncertainty), threshold=0.5
+)
+"""Of the cases alone, whatever the threshold."""
+
+NO_SLOPE = "likelihoods part the labels cleanly, or are all alike"
+"""Why there is no slope of calibration."""
 
 RANKING: Mapping[str, Bounded] = {
     "auroc": Bounded(ranking.auroc),
@@ -168,8 +175,9 @@ def _reliability(cases: Cases, likelihoods: Floats) -> Iterator[Measured]:
     statistics: dict[str, Bounded] = {
         "brier": Bounded(reliability.brier),
         **{name: Bounded(part) for name, part in reliability.decomposition(bins).items()},
+        "brier_uncertainty": UNCERTAINTY,
         "ece": Bounded(reliability.expected_calibration_error(bins)),
-        "calibration_slope": Bounded(reliability.slope, ANY),
+        "calibration_slope": Bounded(reliability.slope, ANY, lack=NO_SLOPE),
         "calibration_intercept": Bounded(reliability.intercept, ANY),
     }
     for name, figure in measure_each(statistics, sample).items():

@@ -4,13 +4,14 @@ Each takes labels (n,), scores (n,), of which those of ``threshold`` or more are
 and weights (draws, n); see :data:`fracjax.metrics.ranking.Statistic`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax.metrics.intervals import APART, PART, RATIO, Bounded
+from fracjax.metrics.intervals import APART, PART, Bounded
 from fracjax.metrics.ranking import Floats, Labels, divided
 
 
@@ -55,9 +56,14 @@ def accuracy(counts: Counts) -> Floats:
     return divided(counts.true_positives + counts.true_negatives, counts.total)
 
 
-def majority_rate(counts: Counts) -> Floats:
+def prevalence(counts: Counts) -> Floats:
+    """Give the part of cases that are positive."""
+    return divided(counts.positives, counts.total)
+
+
+def majority_rate(prevalence: float) -> float:
     """Give the accuracy of whoever calls all cases by the commoner class, and sees no picture."""
-    return divided(np.maximum(counts.positives, counts.negatives), counts.total)
+    return max(prevalence, 1 - prevalence)
 
 
 def balanced_accuracy(counts: Counts) -> Floats:
@@ -90,9 +96,9 @@ def negative_predictive_value(counts: Counts) -> Floats:
     return divided(counts.true_negatives, counts.true_negatives + counts.false_negatives)
 
 
-def false_alarms_per_true_alarm(counts: Counts) -> Floats:
-    """Give how many wrong alarms come with a right one, at the prevalence of the cases."""
-    return divided(counts.false_positives, counts.true_positives)
+def false_alarms_per_true_alarm(ppv: float) -> float:
+    """Give how many wrong alarms come with a right one; infinitely many if none is right."""
+    return (1 - ppv) / ppv if ppv > 0 else math.inf
 
 
 def f1(counts: Counts) -> Floats:
@@ -132,24 +138,24 @@ class Rate(NamedTuple):
         divides_by: The cases that it is a part of, ``either`` those with a positive label or call;
             empty of one that needs both labels.
         bounds: What it can be.
-        lack: Why there is none where it divides by nothing, if not for a lack of such cases.
         times: What its own odds are of those of that part of the cases.
         odds: By which power of the odds of a positive its own odds grow, 1 or -1; 0 for none.
         prevalence: That it is said of; ``None`` for that of the cases.
+        then: What is told of it instead of itself, as ``Bounded.then`` says.
     """
 
     of: Callable[[Counts], Floats]
     divides_by: Literal["", "all", "positives", "negatives", "called", "silent", "either"] = ""
     bounds: tuple[float, float] = PART
-    lack: str = ""
     times: float = 1.0
     odds: int = 0
     prevalence: float | None = None
+    then: Callable[[float], float] | None = None
 
 
 RATES: Mapping[str, Rate] = {
     "accuracy": Rate(accuracy, "all"),
-    "majority_rate": Rate(majority_rate, "all"),
+    "majority_rate": Rate(prevalence, "all", then=majority_rate),
     "balanced_accuracy": Rate(balanced_accuracy),
     "sensitivity": Rate(sensitivity, "positives"),
     "specificity": Rate(specificity, "negatives"),
@@ -166,12 +172,15 @@ PREDICTIVE: Mapping[str, Rate] = {
     "ppv": Rate(precision, "called", odds=1),
     "npv": Rate(negative_predictive_value, "silent", odds=-1),
     "false_alarms_per_true_alarm": Rate(
-        false_alarms_per_true_alarm, "called", RATIO, "no alarm was right", odds=-1
+        precision, "called", odds=1, then=false_alarms_per_true_alarm
     ),
 }
 """What depends on the prevalence, and is said of one that is stated."""
 
-_LACKS = {"called": "nothing was called positive", "silent": "everything was called positive"}
+_LACKS = {
+    "called": "nothing was called positive",
+    "silent": "everything was called positive",
+}
 
 
 def at_prevalence(rate: Rate, prevalence: float) -> Rate:
@@ -222,7 +231,13 @@ def at_threshold(rate: Rate, threshold: float) -> Bounded:
         there, here = (part / (1 - part) for part in (rate.prevalence, labels.mean()))
         return rate.times * float((there / here) ** rate.odds)
 
-    lack = rate.lack or _LACKS.get(rate.divides_by, "nothing is left to divide by")
+    lack = _LACKS.get(rate.divides_by, "nothing is left to divide by")
     return Bounded(
-        statistic, rate.bounds, divides_by if rate.divides_by else None, lack, odds_moved
+        statistic,
+        rate.bounds,
+        divides_by if rate.divides_by else None,
+        lack,
+        odds_moved,
+        rate.then,
+        endless="no alarm was right",
     )

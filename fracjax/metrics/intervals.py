@@ -2,11 +2,11 @@
 
 The standard error is that of a bootstrap over groups (Field and Welsh, J. R. Stat. Soc. B 69:369,
 2007), times ``sqrt(G / (G - 1))`` for G groups (Hesterberg, The American Statistician 69:371, 2015,
-3.2). The interval is Student's t about the logit of a part, the logarithm of a ratio, or the figure
-itself, with one degree of freedom less than there are groups among the cases that decide: those
-that a rate divides by, else those with the rarer label. Percentiles of the draws are the usual
-choice, and cover too seldom: for 25 groups and a true area of 0.92, 82 times of 100; this one
-covers 97 (tests/metrics/test_intervals.py simulates it).
+3.2). The interval is Student's t about the logit of a part, or the figure itself, with one degree
+of freedom less than there are groups among the cases that decide: those that a rate divides by,
+else those with the rarer label. Percentiles of the draws are the usual choice, and cover too
+seldom: for 25 groups and a true area of 0.92, 82 times of 100; this one covers 97
+(tests/metrics/test_intervals.py simulates it).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ BOOTSTRAP_SAMPLES = 2000
 LEVEL = 0.95
 """Of every interval."""
 
-PART, APART, RATIO, ANY = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf), (-np.inf, np.inf)
+PART, APART, ANY = (0.0, 1.0), (-1.0, 1.0), (-np.inf, np.inf)
 """Bounds of statistics; of the difference of two parts, too."""
 
 _Cases = Callable[[Labels, Floats], NDArray[np.bool_]]
@@ -34,6 +34,9 @@ _Cases = Callable[[Labels, Floats], NDArray[np.bool_]]
 
 NO_SPREAD = "it is the same however cases are drawn"
 """Why there is no figure where only an interval could be given."""
+
+MOST_UNDEFINED = 0.2
+"""Part of draws without a value, above which the others say too little of the statistic."""
 
 NO_ERROR = 1e-9
 """A standard error that is none but for rounding."""
@@ -87,7 +90,10 @@ class Bounded(NamedTuple):
         divides_by: The cases that it is a part of; ``None`` of one that needs both labels.
         lack: Why there is no figure where there are no such cases.
         odds_moved: Of a part, what its odds are multiplied by from those of the cases to those that
-            are asked for, by the cases' labels; and so of a ratio. ``None`` for nothing.
+            are asked for, by the cases' labels. ``None`` for nothing.
+        then: What is told of a part instead of itself: a function that rises or falls all the way
+            to a half, and so from there. ``None`` for the part.
+        endless: Why there is no figure where that is infinite.
     """
 
     statistic: Statistic
@@ -95,6 +101,8 @@ class Bounded(NamedTuple):
     divides_by: _Cases | None = None
     lack: str = "nothing is left to divide by"
     odds_moved: Callable[[Labels], float] | None = None
+    then: Callable[[float], float] | None = None
+    endless: str = ""
 
 
 def measure(bounded: Bounded, sample: Sample, *, seed: int = 0) -> Figure | Undefined:
@@ -111,7 +119,8 @@ def measure_each(
     the interval is then that of Clopper and Pearson with each group of the cases that decide as one
     case. Of one such group nothing says how figures vary: the interval is all that they can be.
     Where draws do not vary and it is at no bound, as of the balanced accuracy of who calls
-    nothing, there is no figure: the value would be an identity, and no estimate.
+    nothing, there is no figure: the value would be an identity, and no estimate. Nor is there one
+    where more than ``MOST_UNDEFINED`` of the draws have none.
 
     Args:
         statistics: By name.
@@ -223,9 +232,29 @@ def _figure(value: float, draws: Floats, bounded: Bounded, sample: Sample) -> Fi
         deciding = len(np.unique(sample.groups[chosen]))
     moved = 1.0 if bounded.odds_moved is None else bounded.odds_moved(sample.labels)
     ends = _interval(value, _error(draws, groups), bounded.bounds, deciding, moved)
+    if not isinstance(ends, str) and deciding > 1:
+        lost = float(np.isnan(draws).mean())
+        if lost > MOST_UNDEFINED:
+            ends = f"{100 * lost:.0f} % of draws have none"
     if isinstance(ends, str):
         return sample.undefined(ends)
+    if bounded.then is not None:
+        value, low, high = _told(bounded.then, value, *ends)
+        ends = low, high
+        if np.isinf(value):
+            return sample.undefined(bounded.endless)
+        if np.isinf(ends).any():
+            return sample.undefined("its interval has no end")
     return Figure(value, *ends, len(sample), positives, groups)
+
+
+def _told(
+    then: Callable[[float], float], value: float, low: float, high: float
+) -> tuple[float, float, float]:
+    """Give what becomes of a value and of all that its interval holds."""
+    turn = [0.5] if low < 0.5 < high else []
+    reached = [then(part) for part in (low, *turn, high)]
+    return then(value), min(reached), max(reached)
 
 
 def _fewest_groups(sample: Sample) -> int:
@@ -256,7 +285,7 @@ def _interval(
     if np.isclose(value, least):
         # Clopper and Pearson of as many cases as groups, none of which shows it.
         odds = moved * (1 - _certain(groups)) / _certain(groups)
-        return least, odds if np.isinf(most) else least + (most - least) * odds / (1 + odds)
+        return least, least + (most - least) * odds / (1 + odds)
     if np.isclose(value, most):
         odds = moved * _certain(groups) / (1 - _certain(groups))
         return least + (most - least) * odds / (1 + odds), most
@@ -265,9 +294,6 @@ def _interval(
     reach = float(stats.t.ppf((1 + LEVEL) / 2, groups - 1)) * error
     if np.isinf(least):
         return value - reach, value + reach
-    if np.isinf(most):
-        factor = np.exp(reach / (value - least))
-        return least + (value - least) / factor, least + (value - least) * factor
     part, width = (value - least) / (most - least), most - least
     logit, reach = special.logit(part), reach / width / (part * (1 - part))
     low, high = special.expit([logit - reach, logit + reach])

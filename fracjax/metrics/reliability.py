@@ -67,19 +67,20 @@ def unavoidable_error(
     Returns:
         Its mean, and what one of forty exceeds. Cases are taken as independent.
     """
-    labels = np.random.default_rng(seed).random((draws, len(scores))) < scores
+    rng = np.random.default_rng(seed)
     of_bin = np.eye(bins.count)[bins.members]
-    apart = np.abs((labels - scores) @ of_bin).sum(axis=1)
-    errors = apart / len(scores)
+    errors = np.empty(draws)
+    for draw in range(draws):  # each by itself: of many studies, all draws are gigabytes
+        labels = rng.random(len(scores)) < scores
+        errors[draw] = np.abs((labels - scores) @ of_bin).sum() / len(scores)
     return float(errors.mean()), float(np.quantile(errors, 0.975))
 
 
 def decomposition(bins: Bins) -> Mapping[str, Statistic]:
-    """Make the three parts of the Brier score of binned likelihoods (Murphy 1973).
+    """Make two of the three parts of the Brier score of binned likelihoods (Murphy 1973).
 
-    ``reliability`` (the less the better) - ``resolution`` (the more the better) + ``uncertainty``
-    (of the cases, not of the model) is the Brier score were the likelihoods of a bin all their
-    mean.
+    ``reliability`` (the less the better) - ``resolution`` (the more the better) +
+    :func:`uncertainty` is the Brier score were the likelihoods of a bin all their mean.
     """
 
     def reliability(labels: Labels, scores: Floats, weights: Floats) -> Floats:
@@ -91,15 +92,15 @@ def decomposition(bins: Bins) -> Mapping[str, Statistic]:
         base = _mean(labels.astype(np.float64), weights)[:, np.newaxis]
         return _over_bins(mass, np.square(frequency - base))
 
-    def uncertainty(labels: Labels, scores: Floats, weights: Floats) -> Floats:
-        base = _mean(labels.astype(np.float64), weights)
-        return base * (1 - base)
-
     return {
         "brier_reliability": reliability,
         "brier_resolution": resolution,
-        "brier_uncertainty": uncertainty,
     }
+
+
+def uncertainty(prevalence: float) -> float:
+    """Give the part of the Brier score that is of the cases, not of the model."""
+    return prevalence * (1 - prevalence)
 
 
 def slope(labels: Labels, scores: Floats, weights: Floats) -> Floats:

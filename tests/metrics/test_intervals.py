@@ -20,6 +20,7 @@ from fracjax.metrics import (
     measure,
     measure_each,
     ranking,
+    reliability,
 )
 
 AUROC = Bounded(ranking.auroc)
@@ -242,6 +243,54 @@ def test_alarms_of_which_none_was_right_are_not_said_to_be_none():
     assert figure.reason == "no alarm was right"
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([None, 0.02, 0.4]))
+def test_false_alarms_are_those_that_the_ppv_beside_them_tells(right, wrong, prevalence):
+    labels = np.array([1] * 10 + [0] * 60)
+    scores = np.array([1] * right + [0] * (10 - right) + [1] * wrong + [0] * (60 - wrong))
+    cases = Sample.of(labels, scores, np.arange(70))
+    ppv, alarms = (
+        measure(
+            decisions.at_threshold(
+                rate if prevalence is None else decisions.at_prevalence(rate, prevalence), 0.5
+            ),
+            cases,
+        )
+        for rate in map(decisions.PREDICTIVE.get, ("ppv", "false_alarms_per_true_alarm"))
+    )
+    for told, part in ((alarms.value, ppv.value), (alarms.low, ppv.high), (alarms.high, ppv.low)):
+        assert told == pytest.approx((1 - part) / part)
+
+
+@pytest.mark.parametrize("positives", [3, 10, 11, 17])
+def test_what_is_told_of_the_prevalence_is_told_of_its_whole_interval(positives):
+    cases = Sample.of([1] * positives + [0] * (20 - positives), np.zeros(20), np.arange(20))
+    base, majority, uncertainty = (
+        measure(
+            decisions.at_threshold(decisions.Rate(decisions.prevalence, "all", then=then), 0.5),
+            cases,
+        )
+        for then in (None, decisions.majority_rate, reliability.uncertainty)
+    )
+    parts = np.linspace(base.low, base.high, 100_001)
+    for figure, told in (
+        (majority, np.maximum(parts, 1 - parts)),
+        (uncertainty, parts * (1 - parts)),
+    ):
+        assert (figure.low, figure.high) == pytest.approx((told.min(), told.max()), abs=1e-5)
+        assert figure.low <= figure.value <= figure.high
+
+
+def test_a_slope_that_most_draws_lack_is_not_told_of_the_others():
+    labels = np.array([0] * 15 + [1] * 15)
+    scores = np.linspace(0.05, 0.95, 30)
+    bounded = Bounded(reliability.slope, intervals.ANY, lack="they part cleanly")
+    assert measure(bounded, Sample.of(labels, scores, np.arange(30))).reason == bounded.lack
+    scores[[14, 15]] = scores[[15, 14]]
+    reason = measure(bounded, Sample.of(labels, scores, np.arange(30))).reason
+    assert reason.endswith("% of draws have none")
+
+
 def test_an_f1_at_a_bound_rests_on_all_that_is_positive_or_called_so():
     """Of k cases none or all are both: the part p that the exact test leaves, as 2 p / (1 + p)."""
     labels, scores = np.array([1] * 10 + [0] * 10), np.array([0] * 10 + [1] * 5 + [0] * 5)
@@ -287,7 +336,9 @@ def test_no_interval_is_a_point_or_leaves_what_can_be(n, groups, seed):
     }
     figures = measure_each(statistics, cases)
     apart = difference(ranking.auroc, cases, rng.permutation(scores))
-    bounds = {name: bounded.bounds for name, bounded in statistics.items()} | {"apart": (-1, 1)}
+    bounds = {name: bounded.bounds for name, bounded in statistics.items()}
+    bounds |= {"apart": (-1, 1), "majority_rate": (0.5, 1)}
+    bounds["false_alarms_per_true_alarm"] = (0, np.inf)
     for name, figure in (figures | {"apart": apart}).items():
         if isinstance(figure, Figure):
             least, most = bounds[name]
