@@ -16,14 +16,22 @@ MEANING: dict[Target, str] = {
     "abnormality": "the study is abnormal: a fracture, but also metal, joint disease or else",
 }
 
-NOT_FOR = (
-    "Diagnosis, or any decision about a patient: it has no clearance and no clinical validation.",
-    "Leaving a study unread: a low score does not mean that there is no fracture.",
-    "Chest, spine, skull, dental films, CT, MR or photographs. The network gives a number for "
-    "anything; the gate below turns most of these away, not all.",
-    "Reading the likelihood as a frequency in your population: positives are less or more frequent "
-    "there, and may look otherwise.",
-)
+
+def not_for(manifest: "Manifest") -> str:
+    """List what a model must not be used for."""
+    return f"""- Diagnosis, or any decision about a patient: it has no clearance, and no clinic has
+  validated it.
+- Leaving a study unread: a low score does not rule out that {MEANING[manifest.target]}.
+- Pictures of anything but {scope_in_words(manifest)}, or made otherwise than those of
+  {manifest.training.data.name}. The network gives a number for anything; the gate that turns
+  pictures away was measured on few kinds, and lets some of them through.
+- Reading the likelihood as a frequency in your population: positives are less or more frequent
+  there, and may look otherwise."""
+
+
+def scope_in_words(manifest: "Manifest") -> str:
+    """Name the body parts that a model is meant for."""
+    return ", ".join(part.replace("_", " ") for part in manifest.scope) or "any body part"
 
 
 def choice_in_words(training: Config) -> str:
@@ -32,13 +40,13 @@ def choice_in_words(training: Config) -> str:
     if training.data.select > 0:
         said = (
             f"The model is the state after the epoch with the best {training.optimizer.monitor} on "
-            f"groups set apart, {training.data.select:g} of those above. The figures below chose "
-            "nothing."
+            f"groups set apart: {training.data.select:g} of the groups of the splits it learned "
+            "from, and not counted with them. The figures below chose nothing."
         )
     if training.optimizer.average > 0:
         said += " It is the moving average of the training's states."
     if training.loss.weights != "none":
-        said += " Training made up for rare classes, so likelihoods are not frequencies."
+        said += " Training made up for rare classes, so raw likelihoods are not frequencies."
     if training.data.labels:
         said += f" It also learned {', '.join(training.data.labels)}."
     return said
@@ -47,7 +55,11 @@ def choice_in_words(training: Config) -> str:
 def _points(manifest: "Manifest") -> str:
     """Tell the thresholds that were frozen."""
     if not manifest.operating_points:
-        return "None: no images were kept to choose them by (`data.select`)."
+        return (
+            "None: too few images were kept to choose them by (`data.select`)."
+            if manifest.training.data.select > 0
+            else "None: no images were kept to choose them by (`data.select`)."
+        )
     rows = "\n".join(
         f"| `{name}` | {point.threshold:.4f} ({SPREADS[name]} {point.low:.4f} to "
         f"{point.high:.4f}) | "
@@ -71,9 +83,7 @@ def render_card(manifest: "Manifest") -> str:
     figures = "\n".join(f"| `{name}` | {figure} |" for name, figure in manifest.figures.items())
     initial = f"sha256 {provenance.initial_weights}" if provenance.initial_weights else "random"
     licences = "\n".join(f"- {licence}" for licence in provenance.licences)
-    not_for = "\n".join(f"- {item}" for item in NOT_FOR)
     limits = "\n".join(f"- {item}" for item in FACTS[training.data.name].limits)
-    scope = ", ".join(part.replace("_", " ") for part in manifest.scope) or "any body part"
     gate = manifest.gate
     rejects = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_reject.items())
     accepts = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_accept.items())
@@ -87,7 +97,7 @@ It is {in_words(manifest.calibration, None)}.
 
 ## Must not be used for
 
-{not_for}
+{not_for(manifest)}
 
 ## Made from
 
@@ -123,7 +133,7 @@ Images and labels: sha256 `{manifest.measured_on or "not recorded"}`.
 
 ## What it turns away
 
-For radiographs of {scope}.
+For pictures of {scope_in_words(manifest)}.
 
 A picture gets no score if its features (mean output of stage {gate.stage}) lie further than
 {gate.threshold:.3f} from those of {gate.images} pictures: the training images, as they are and

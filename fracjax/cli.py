@@ -582,7 +582,7 @@ def simulate_queue(
         float, typer.Option(help="Minutes after which a study is read next.")
     ] = 60.0,
     days: Annotated[int, typer.Option(help="That are simulated.")] = 200,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Simulate how long positives, and those that the model misses, wait in which order."""
     from fracjax import queueing

@@ -193,9 +193,11 @@ def load(name: str, splits: Sequence[str], data_dir: Path) -> Radiographs:
     """Open splits of a prepared data set. Neither this nor reading imports TensorFlow.
 
     Raises:
-        DataError: The set is not prepared in ``data_dir``, or has no such split.
+        DataError: The set is not prepared in ``data_dir``, has no such split, or it is named twice.
     """
     builder = _prepared(name, data_dir)
+    if len(set(splits)) < len(splits):
+        raise DataError(f"of {', '.join(splits)} one is named twice; name each split once")
     for split in splits:
         if split not in builder.info.splits:
             raise DataError(

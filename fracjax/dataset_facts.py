@@ -72,7 +72,8 @@ class DatasetFacts:
         """Give the facts with some told by a user instead; limits are added to those known.
 
         Raises:
-            UsageError: One of them is no fact that is asked for, or no text; limits are texts.
+            UsageError: One of them is no fact that is asked for, no text, or an empty one; limits
+                are texts.
         """
         names = {field.name for field in dataclasses.fields(self)} - {"licence"}
         for name in told:
@@ -82,6 +83,9 @@ class DatasetFacts:
                 )
             if isinstance(told[name], list) != (name == "limits"):
                 raise UsageError(f"{name} is told by {'texts' if name == 'limits' else 'a text'}")
+            texts = told[name]
+            if not all(text.strip() for text in ([texts] if isinstance(texts, str) else texts)):
+                raise UsageError(f"{name} is told by an empty text; fill it in, or leave it out")
         added = {"limits": (*self.limits, *told.get("limits", ()))}
         return dataclasses.replace(self, **(dict(told) | added))  # type: ignore[arg-type]
 

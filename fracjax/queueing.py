@@ -52,7 +52,10 @@ class Department:
     def __post_init__(self) -> None:
         for name in ("studies_per_hour", "minutes_per_study", "readers", "hours", "max_wait"):
             if not 0 < getattr(self, name) < 1e6:
-                raise UsageError(f"{name.replace('_', ' ')} must be above 0; give another")
+                raise UsageError(
+                    f"{name.replace('_', ' ')} of {getattr(self, name):g} cannot be simulated; "
+                    "give more than 0 and less than a million"
+                )
         if not 2 <= self.days <= 10_000:
             raise UsageError(f"{self.days} days cannot be simulated; give 2 to 10000")
 
@@ -64,6 +67,8 @@ class Department:
 
 class Wait(NamedTuple):
     """Minutes, each over the days that have such a study, with the interval of the simulation.
+
+    NaN where no day has one, and of the interval where one day has.
 
     That is the 95 % interval of the mean over days, as if the studies that are drawn from were all
     there are: more days make it narrower, and only more studies the wait surer.
@@ -176,7 +181,9 @@ def lines(
         "them missed",
     ]
     if department.load >= 1:
-        said.append("more comes than can be read, so that studies wait ever longer, in any order")
+        said.append(
+            "as much comes as can be read, or more, so the queue grows all day, in any order"
+        )
     few = [
         name
         for name, count in (("positives", positive.sum()), ("false negatives", missed))
@@ -187,8 +194,8 @@ def lines(
     said += [
         "studies without a likelihood, which a worklist has first, do not come",
         f"{department.studies_per_hour:g} studies an hour for {department.hours:g} hours, "
-        f"{department.minutes_per_study:g} minutes each, {department.readers} readers: they read "
-        f"{100 * department.load:.0f} % of the time; {department.days} days",
+        f"{department.minutes_per_study:g} minutes each; readers: {department.readers}, at work "
+        f"{100 * min(department.load, 1):.0f} % of that time; {department.days} days",
         f"false negatives: positives of a raw likelihood below {threshold:.4f}",
         "minutes until a study begins to be read (95 % interval of the simulation alone)",
         f"  {'order':<18} {'of':<16} {'studies':>8}  {'mean':<24} longest of a day",
@@ -202,7 +209,9 @@ def lines(
 
 
 def _in_words(value: float, low: float, high: float) -> str:
-    return "none came" if np.isnan(value) else f"{value:.1f} ({low:.1f} to {high:.1f})"
+    if np.isnan(value):
+        return "none came"
+    return f"{value:.1f} " + ("(one day)" if np.isnan(low) else f"({low:.1f} to {high:.1f})")
 
 
 def _summary(days: list[Floats]) -> Wait:
@@ -213,8 +222,10 @@ def _summary(days: list[Floats]) -> Wait:
 
 
 def _over_days(values: list[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
+    if not values:
         return (np.nan,) * 3
     mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, np.nan, np.nan
     half = 1.96 * float(np.std(values, ddof=1)) / np.sqrt(len(values))
     return mean, max(0.0, mean - half), mean + half

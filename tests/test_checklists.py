@@ -99,6 +99,12 @@ def test_the_evaluation_of_another_data_set_makes_no_card(subject):
         checklists.render(dataclasses.replace(subject, evaluation=other))
 
 
+def test_the_evaluation_of_another_aggregation_makes_no_card(subject):
+    other = dataclasses.replace(subject.evaluation, aggregation="max", thresholds={})
+    with pytest.raises(UsageError, match="evaluate without --aggregate"):
+        checklists.render(dataclasses.replace(subject, evaluation=other))
+
+
 def test_the_evaluation_of_a_worklist_makes_no_card(subject):
     of_worklist = dataclasses.replace(subject.evaluation, data=evaluations.OF_A_WORKLIST)
     with pytest.raises(UsageError, match="give one of a data set"):
@@ -121,8 +127,8 @@ def test_an_evaluation_is_read_as_it_was_written(subject, tmp_path):
     [
         ("", "is no evaluation"),
         ("[]", "is no evaluation"),
-        ('{"format": "fracjax-evaluation", "version": 2}', "is no evaluation"),
-        ('{"format": "fracjax-evaluation", "version": 1}', "is of another version"),
+        ('{"format": "fracjax-evaluation", "version": 3}', "is no evaluation"),
+        ('{"format": "fracjax-evaluation", "version": 2}', "is of another version"),
     ],
 )
 def test_what_is_no_evaluation_is_one_line(text, said, tmp_path):
@@ -160,6 +166,8 @@ def test_the_command_writes_a_card_and_takes_facts(subject, tiny_bundle, tmp_pat
         ('{"licence": "mine"}', UsageError, "licence is no fact of a data set"),
         ('{"dates": ["then"]}', UsageError, "dates is told by a text"),
         ('{"limits": "none"}', UsageError, "limits is told by texts"),
+        ('{"dates": " "}', UsageError, "dates is told by an empty text"),
+        ('{"limits": ["One.", ""]}', UsageError, "limits is told by an empty text"),
         ('{"dates": 3}', DataError, "holds no facts"),
         ("{", DataError, "holds no facts"),
     ):

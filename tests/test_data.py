@@ -183,6 +183,11 @@ def test_a_set_that_is_not_prepared_is_refused_with_the_command(tmp_path):
     assert str(tmp_path / "absent") in message
 
 
+def test_a_split_that_is_named_twice_is_refused(data_dir):
+    with pytest.raises(DataError, match="name each split once"):
+        data.load("frac_atlas", ["fold_0", "fold_1", "fold_0"], data_dir)
+
+
 def test_an_unknown_split_is_refused_with_the_known_ones(data_dir):
     message = refusal(data.load, "frac_atlas", ["fold_9"], data_dir)
     assert "'fold_9'" in message

@@ -211,10 +211,8 @@ def test_a_hospitals_labels_are_measured_and_nothing_is_left_out_unsaid(worklist
     assert (figure.n, figure.positives) == (52, labels[8:].sum())
     assert figure.groups == 26
     said = " ".join(evaluation.remarks)
-    assert (
-        f"8 labelled studies, {labels[:8].sum()} positive, have no likelihood (unfamiliar)" in said
-    )
-    assert "1 labels, 1 positive, are of studies that the worklist lacks" in said
+    assert f"studies without a likelihood (unfamiliar): 8, {labels[:8].sum()} positive" in said
+    assert "labels of studies that the worklist lacks: 1, 1 positive" in said
     assert "name no patients" not in said
     subsets = {row.subset for row in evaluation.rows}
     assert subsets >= {"scanner: A", "scanner: B", "body_part: hand", "body_part: arm+hand"}
@@ -270,7 +268,46 @@ def test_spaces_and_a_byte_order_mark_are_no_part_of_a_label(worklist, tmp_path)
     )
     one, other = (evaluate_site(table, path).evaluation for table in (plain, spaced))
     assert one.rows == other.rows
-    assert "1 lines have no label, and count for nothing" in other.remarks
+    assert "lines without a label, which count for nothing: 1" in other.remarks
+
+
+def test_a_value_that_few_patients_have_is_not_named(worklist, tmp_path):
+    """Of A there are five patients; of B four, with as many studies; others have one of their own.
+
+    What is told apart may be anything, a name as well.
+    """
+    path, labels = worklist
+
+    def scanner(i):
+        if i < 32:
+            return ["A", "B"][i % 2]
+        return ["", f"Meier^Hans{i // 4}"][i % 2]
+
+    rows = all_labels(
+        labels, patient=lambda i: f"p{i % 2}{(i - 8) // 2 % (5 - i % 2)}", scanner=scanner
+    )
+    table = write_labels(tmp_path / "labels.csv", rows)
+    evaluated = evaluate_site(table, path, traits=["scanner"])
+    named = {row.subset for row in evaluated.evaluation.rows if row.subset.startswith("scanner")}
+    assert named == {"scanner: A", "scanner: others"}
+    assert "Meier" not in evaluated.evaluation.json() + report.render(evaluated)
+
+
+def test_a_table_without_a_header_shows_none_of_its_cells(worklist, tmp_path):
+    path, _ = worklist
+    table = tmp_path / "labels.csv"
+    table.write_text("ACC123,Meier^Hans,1\nACC124,Huber^Anna,0\n")
+    with pytest.raises(DataError, match="has no column label; its first line has to name") as told:
+        evaluate_site(table, path)
+    assert not any(part in str(told.value) for part in ("ACC", "Meier", "Huber"))
+
+
+def test_columns_without_a_name_are_told_as_such(worklist, tmp_path):
+    path, _ = worklist
+    table = tmp_path / "labels.csv"
+    table.write_text("study_key,label,,\nkey9,1,,\n")
+    with pytest.raises(DataError, match="has 2 columns without a name; remove them"):
+        evaluate_site(table, path)
 
 
 def test_a_column_that_is_named_twice_is_refused(worklist, tmp_path):
@@ -341,16 +378,19 @@ def test_cases_tell_neither_the_order_of_labels_nor_that_of_patients(worklist, t
     evaluated = evaluate_site(write_labels(tmp_path / "labels.csv", rows), path)
     cases = list(csv.DictReader(io.StringIO(report._cases(evaluated))))
     scores = [float(case["raw_likelihood"]) for case in cases]
-    assert sorted(scores) == sorted(evaluated.studies.sample.scores.tolist())
-    assert scores != evaluated.studies.sample.scores.tolist()
-    numbers = [
-        int(case["group"]) for case in sorted(cases, key=lambda case: case["raw_likelihood"])
-    ]
+    assert scores == sorted(evaluated.studies.sample.scores.tolist())
+    numbers = [int(case["group"]) for case in cases]
+    assert list(dict.fromkeys(numbers)) == list(range(len(set(numbers))))
     ranks = np.argsort(evaluated.studies.sample.scores)
     assert numbers != (ranks // 2).tolist()
+    sizes = np.unique(np.unique(numbers, return_counts=True)[1], return_counts=True)
+    expected = np.unique(evaluated.studies.sample.groups, return_counts=True)[1]
+    np.testing.assert_array_equal(sizes, np.unique(expected, return_counts=True))
 
 
-@pytest.mark.parametrize("row", ["2,0.5,0.5,0", "1,nan,0.5,0", "1,7,0.5,0"])
+@pytest.mark.parametrize(
+    "row", ["2,0.5,0.5,0", "1,nan,0.5,0", "1,7,0.5,0", f"1,0.5,{'0' * 200_000},0"]
+)
 def test_cases_that_are_none_are_refused(row, tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text(f"label,raw_likelihood,likelihood,group\n{row}\n")

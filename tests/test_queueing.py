@@ -104,7 +104,23 @@ def test_it_says_of_how_few_studies_it_is():
     assert said[0] == "drawn from 3 labelled studies, 1 positive, 0 of them missed"
     assert said[1].startswith("fewer than 10 positives and false negatives: ")
     assert sum("none came" in line for line in said) == 3
+    assert not any("(one day)" in line for line in said)
     assert not any("nan" in line for line in said)
+
+
+def test_what_came_on_one_day_alone_has_no_interval():
+    day = np.array([1.0, 3.0])
+    wait = queueing._summary([day[:0], day])
+    assert (wait.mean, wait.longest, wait.studies) == (2, 3, 2)
+    assert queueing._in_words(wait.mean, wait.mean_low, wait.mean_high) == "2.0 (one day)"
+    assert queueing._in_words(*queueing._summary([day[:0]])[:3]) == "none came"
+
+
+def test_a_department_that_cannot_keep_up_is_told_so():
+    department = Department(studies_per_hour=90, days=2)
+    said = "\n".join(queueing.lines(simulate(cases(), 0.1, department), cases(), department, 0.1))
+    assert "the queue grows all day" in said
+    assert "readers: 1, at work 100 % of that time" in said
 
 
 def test_the_same_seed_gives_the_same_waits():
@@ -115,7 +131,14 @@ def test_the_same_seed_gives_the_same_waits():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"studies_per_hour": 0}, {"minutes_per_study": -1}, {"readers": 0}, {"days": 1}, {"hours": 0}],
+    [
+        {"studies_per_hour": 0},
+        {"minutes_per_study": -1},
+        {"readers": 0},
+        {"days": 1},
+        {"hours": 0},
+        {"max_wait": 1e6},
+    ],
 )
 def test_what_is_no_department_is_refused(wrong):
     with pytest.raises(UsageError):

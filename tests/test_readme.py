@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import fracjax
-from fracjax import bundle
+from fracjax import bundle, checklists, dataset_facts
 from fracjax.card import render_card
 from fracjax.checklists.items import CLAIM, TRIPOD_AI
+from fracjax.checklists.sections import SECTIONS
+from fracjax.dataset_facts import FACTS
 from fracjax.evaluate import evaluate_site, site
 from fracjax.notice import NOTICE
 from fracjax_jobs.score_dir import score_dir
@@ -25,7 +27,8 @@ from fracjax_jobs.studies import Band
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
-NOTEBOOK = (REPOSITORY / "docs/notebook.md").read_text()
+DOCS = REPOSITORY / "docs"
+NOTEBOOK = (DOCS / "notebook.md").read_text()
 
 
 def code_blocks(document, language):
@@ -41,6 +44,17 @@ def sample(tmp_path_factory):
         export = Path("examples/sample_export")
         summary = score_dir(export, Path("worklist.parquet"), fracjax.load())
     return folder, summary
+
+
+class NotEvaluated(Exception):
+    """A figure was asked for."""
+
+
+class Unevaluated:
+    """Stands for an evaluation of which nothing is known."""
+
+    def __getattr__(self, name):
+        raise NotEvaluated(name)
 
 
 def test_the_figures_are_those_of_the_bundle():
@@ -67,12 +81,20 @@ def test_the_card_is_that_of_the_bundle():
 
 
 def test_the_whole_card_is_of_the_bundle_and_leaves_nothing_out():
-    card = (REPOSITORY / "docs/model-card.md").read_text()
+    card = (DOCS / "model-card.md").read_text()
     manifest = bundle.load().manifest
     assert card.startswith(f"# {manifest.model_id}: model card\n\n**{NOTICE}**")
     assert manifest.weights_sha256 in card
     assert manifest.measured_on in card
     assert str(manifest.figures["auroc_study"]) in card
+    facts = FACTS["frac_atlas"].with_told(dataset_facts.read(DOCS / "model-card-facts.json"))
+    told = 0
+    for section in SECTIONS:  # those that no evaluation is needed for
+        with suppress(NotEvaluated):
+            text = section.said_of(checklists.Subject(manifest, Unevaluated(), facts)).strip()
+            assert f"## {section.title}\n\n{text}\n\n" in card
+            told += 1
+    assert told > 15
     for items in (CLAIM, TRIPOD_AI):
         for number, topic in items.items():
             assert re.search(rf"^\| {number} \| {re.escape(topic)} \| \[", card, re.MULTILINE)
@@ -111,8 +133,8 @@ def test_the_sample_is_measured_and_calibrated_by_its_own_labels(sample, tmp_pat
     assert (figure.n, figure.positives) == (16, 6)
     assert figure.value > 0.75
     said = " ".join(evaluation.remarks)
-    assert "are of studies that the worklist lacks" in said
-    assert "lines have no label" in said
+    assert "labels of studies that the worklist lacks: " in said
+    assert "lines without a label, which count for nothing: " in said
     read = site.read(labels, folder / "worklist.parquet")
     assert read.footer["gate"]["sha256"] == bundle.load().manifest.gate.sha256
 

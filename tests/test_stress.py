@@ -1,5 +1,7 @@
 """Changes that should not matter: what each does to pixels, and what is said of a model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,9 +71,12 @@ def test_changes_are_what_their_names_say():
 
 def test_every_change_is_measured_with_its_cases(tiny_bundle, images):
     scorer = fj.load(tiny_bundle)
-    likelihoods = evaluate.predict(scorer, images).likelihoods
+    scores = evaluate.predict(scorer, images)
+    likelihoods = scores.likelihoods
     threshold = float(np.median(likelihoods))
-    stresses = stress(scorer, images, likelihoods, threshold)
+    strange = np.zeros(len(images), bool)
+    strange[:3] = True  # before anything is changed
+    stresses = stress(scorer, images, replace(scores, familiar=~strange), threshold)
     assert [each.change for each in stresses] == list(CHANGES)
     positives = sum(fact.label for fact in images.facts)
     for each in stresses:
@@ -82,6 +87,8 @@ def test_every_change_is_measured_with_its_cases(tiny_bundle, images):
     inverted = evaluate.predict(scorer, images, CHANGES["black and white exchanged"]).likelihoods
     moved = np.abs(inverted.astype(float) - likelihoods)
     assert by_name["black and white exchanged"].moved.value == pytest.approx(moved.mean())
+    now = evaluate.predict(scorer, images, CHANGES["black and white exchanged"]).familiar
+    assert by_name["black and white exchanged"].turned_away.value == (~now & ~strange).mean()
     turned = (inverted >= threshold) != (likelihoods >= threshold)
     assert by_name["black and white exchanged"].turned.value == pytest.approx(turned.mean())
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from fracjax.bundle import Manifest
 from fracjax.calibration import in_words as calibration_in_words
-from fracjax.card import MEANING, NOT_FOR, choice_in_words
+from fracjax.card import MEANING, choice_in_words, not_for, scope_in_words
 from fracjax.dataset_facts import DatasetFacts
 from fracjax.evaluate.evaluation import Evaluation
 from fracjax.evaluate.locating import lines as located_lines
@@ -62,7 +62,7 @@ def _fact(name: str) -> Callable[[Subject], str]:
 def _summary(subject: Subject) -> str:
     manifest, evaluation = subject.manifest, subject.evaluation
     return (
-        f"A deep neural network ({manifest.model.name}) gives each radiograph, and by the "
+        f"A deep neural network ({manifest.model.name}) gives each picture, and by the "
         f"{evaluation.aggregation} of its images each study, the likelihood that "
         f"{MEANING[manifest.target]}. It was developed on {_learned(manifest)} and evaluated, as "
         f"stored, on {evaluation.data}: study AUROC {evaluation.find('auroc').figure}. What that "
@@ -71,7 +71,6 @@ def _summary(subject: Subject) -> str:
 
 
 def _purpose(subject: Subject) -> str:
-    not_for = "\n".join(f"- {item}" for item in NOT_FOR)
     return f"""Radiographs wait unread, and fractures are among what is missed on them. The model is
 made for research on ordering a reading list, and on what such an order is worth: its users are
 researchers and imaging engineers, and radiologists who take part in such a study. It is diagnostic,
@@ -79,10 +78,10 @@ not prognostic; it stands before reading, and replaces none.
 
 It must not be used for:
 
-{not_for}
+{not_for(subject.manifest)}
 
-Existing models are commercial, with independent AUROC of 0.77 to 0.85 (Luiken et al. 2025), or
-research code without study-level figures."""
+Of commercial models, one independent comparison found AUROC of 0.77, 0.84 and 0.85 for fractures of
+22 body regions in 1,037 adults (Luiken et al., Radiography, October 2025)."""
 
 
 def _aims(subject: Subject) -> str:
@@ -98,16 +97,15 @@ def _preprocessing(subject: Subject) -> str:
     return (
         "A picture as displayed (modality LUT, VOI LUT, polarity) becomes a square of 8-bit grey "
         f"levels, and these the input: {settings}. The same code does it in training and scoring. "
-        "Damaged and truncated files are told apart, and figures given with and without them. "
+        "Truncated files are told apart, and figures given with and without them. "
         "Nothing depends on who the patient is."
     )
 
 
 def _subsets(subject: Subject) -> str:
-    scope = ", ".join(part.replace("_", " ") for part in subject.manifest.scope)
     return (
         "Whole pictures; no regions were chosen in them. The model is meant for "
-        f"{scope or 'any body part'}."
+        f"{scope_in_words(subject.manifest)}."
     )
 
 
@@ -182,11 +180,13 @@ def _imbalance(subject: Subject) -> str:
 
 
 def _measures(subject: Subject) -> str:
+    stated = [row.prevalence for row in subject.evaluation.rows if row.prevalence is not None]
+    of = f"where {100 * stated[0]:.3g} % are positive" if stated else "of the cases"
     return (
         "AUROC and AUPRC; sensitivity at fixed specificity and the reverse; accuracy beside that "
         "of the commoner class, balanced accuracy, precision, recall, F1, specificity, MCC and "
-        "Cohen's kappa at operating points; PPV, NPV and false alarms for each true one at a "
-        "stated prevalence; Brier score with its parts, ECE, slope and intercept. The study is the "
+        "Cohen's kappa at operating points; PPV, NPV and false alarms for each true one "
+        f"{of}; Brier score with its parts, ECE, slope and intercept. The study is the "
         f"unit ({subject.evaluation.aggregation} of its images). Intervals are 95 %, a bootstrap "
         "over groups with Student's t on the logit scale; DeLong's beside the AUROC "
         f"(docs/evaluate.md). Command: `fracjax {subject.evaluation.command}`."
@@ -233,15 +233,16 @@ def _flow(subject: Subject) -> str:
     figure = subject.evaluation.find("auroc").figure
     remarks = "\n".join(f"- {remark}" for remark in subject.evaluation.remarks)
     tuned = manifest.calibration
-    tuning = (
-        f"{tuned.studies} studies, {tuned.positives} positive, {tuned.groups} groups"
-        if tuned is not None
-        else "none"
-    )
+    if tuned is not None:
+        tuning = f"{tuned.studies} studies, {tuned.positives} positive, {tuned.groups} groups"
+    elif manifest.training.data.select > 0:
+        tuning = "the groups that chose the epoch are too few for it"
+    else:
+        tuning = "none"
     return f"""| | cases |
 |---|---|
-| development | {_learned(manifest)} |
-| tuning: calibration and operating points | {tuning} |
+| development, learned from | {_learned(manifest)} |
+| development, set apart for calibration and operating points | {tuning} |
 | evaluation | {figure.n} studies, {figure.positives} positive, {figure.groups} groups |
 
 {remarks}"""
@@ -320,9 +321,9 @@ def _limitations(subject: Subject) -> str:
 def _use(subject: Subject) -> str:
     return (
         "Whoever uses it needs no skill in machine learning, and has to know what a likelihood is "
-        "not. A file that cannot be read, is no radiograph or is unlike what the model learned "
-        "from gets no likelihood, but a reason, and stands before all others. Nobody has to "
-        "prepare inputs."
+        "not. A study none of whose images can be read and is like what the model learned from "
+        "gets no likelihood, but a reason, and stands before all others; what is no radiograph is "
+        "set aside, with a reason. Nobody has to prepare inputs."
     )
 
 

@@ -14,8 +14,8 @@ def render(subject: Subject) -> str:
     """Write the card of a model.
 
     Raises:
-        UsageError: The evaluation is of another model or data set, or of a worklist; or an item
-            has nothing to say, with which.
+        UsageError: The evaluation is of another model, data set or aggregation, or of a worklist;
+            or an item has nothing to say, with which.
     """
     manifest, evaluation = subject.manifest, subject.evaluation
     if evaluation.weights_sha256 != manifest.weights_sha256:
@@ -33,6 +33,11 @@ def render(subject: Subject) -> str:
         raise UsageError(
             "the evaluation is of a worklist, which tells too little of the images; give one of a "
             "data set: evaluate with --dataset, --split and --stress"
+        )
+    if evaluation.aggregation != "mean":
+        raise UsageError(
+            f"the evaluation has studies by the {evaluation.aggregation} of their images, and the "
+            "model's operating points are of the mean; evaluate without --aggregate"
         )
     said = {section.title: section.said_of(subject).strip() for section in SECTIONS}
     empty = [section for section in SECTIONS if not said[section.title]]

@@ -42,7 +42,7 @@ class Cases:
     traits: Mapping[str, Texts]
 
     def subsets(self) -> dict[str, NDArray[np.bool_]]:
-        """Give the cases that share a value of a trait, as ``trait: value``; all are none."""
+        """Give the cases that share a value of a trait, as ``trait: value``, unless all do."""
         found = {}
         for trait, values in self.traits.items():
             for value in sorted(set(values.tolist()) - {""}):

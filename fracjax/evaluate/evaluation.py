@@ -24,7 +24,7 @@ from fracjax.figure import Figure
 from fracjax.notice import NOTICE
 
 FORMAT = "fracjax-evaluation"
-VERSION = 2
+VERSION = 3
 
 JSON_NAME = "evaluation.json"
 
@@ -38,7 +38,8 @@ class Threshold:
 
     Attributes:
         threshold: Raw likelihood from which on a study is called positive.
-        low: Lower end of the 95 % interval that its choice left; ``None`` of one that nobody chose.
+        low: Lower end of what its choice left open, by ``operating.SPREADS``; ``None`` of one that
+            nobody chose.
         high: Upper end.
         rule: How it was chosen.
     """
@@ -159,7 +160,7 @@ class Evaluation:
         if self.shortcuts:
             said += ["", *self.shortcut_lines()]
         if self.comparison is not None:
-            said += ["", f"less those of {self.comparison.other}, on the same studies"]
+            said += ["", f"this model's figures less those of {self.comparison.other}"]
             said += [f"  {self.comparison.remark}"]
             said += [f"  {apart}" for apart in self.comparison.differences]
             said += [f"  {discordance}" for discordance in self.comparison.discordance]

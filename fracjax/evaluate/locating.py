@@ -73,13 +73,13 @@ class Located:
         for figure in above:
             if isinstance(figure, Undefined) or figure.groups < FEWEST_GROUPS:
                 return (
-                    f"on {figure.n} images of {figure.groups} groups it cannot be told whether the "
-                    "maps point right: do not rely on them"
+                    "it cannot be told whether the maps point right, of "
+                    f"{figure.n} images of {figure.groups} groups: do not rely on them"
                 )
         chance, centre, random = map(_is_above, above)
         if not chance:
             return (
-                f"on {self.pointing.n} images the maps were not shown to be better than chance: do "
+                f"the maps were not shown to be better than chance ({self.pointing.n} images): do "
                 "not read them"
             )
         missed = 1 - self.pointing.value if isinstance(self.pointing, Figure) else 1.0

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def read_cases(path: Path) -> Sample:
             raise ValueError("no labels and likelihoods")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (KeyError, ValueError, UnicodeDecodeError):
+    except (KeyError, ValueError, UnicodeDecodeError, csv.Error):
         raise DataError(
             f"{path} holds no cases; give the cases.csv of 'fracjax evaluate --out'"
         ) from None
@@ -79,19 +80,22 @@ def read_cases(path: Path) -> Sample:
 
 
 def _cases(evaluated: Evaluated) -> str:
-    """Give the cases in an order, and with numbers of groups, that tell no more than they say."""
+    """Give the cases by their likelihood, and groups numbered as they come.
+
+    So neither tells where a case stood among the labels, or a patient among names. Cases that are
+    alike come as chance has it, by no seed: one that is known would give their order back.
+    """
     sample, evaluation = evaluated.studies.sample, evaluated.evaluation
     likelihoods = as_shown(sample.scores, evaluation.calibration, evaluation.shown_for)
-    names, members = np.unique(sample.groups, return_inverse=True)
-    rng = np.random.default_rng(int(evaluation.data_sha256[:16], 16))
-    numbers, order = rng.permutation(len(names)), rng.permutation(len(sample))
+    chance = np.random.default_rng().random(len(sample))
+    order = np.lexsort((chance, sample.labels, sample.scores))
+    numbers: dict[Any, int] = {}
+    groups = [numbers.setdefault(name, len(numbers)) for name in sample.groups[order].tolist()]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("label", "raw_likelihood", "likelihood", "group"))
-    columns = (
-        column[order] for column in (sample.labels, sample.scores, likelihoods, numbers[members])
-    )
-    rows.writerows(zip(*(column.tolist() for column in columns), strict=True))
+    columns = (column[order].tolist() for column in (sample.labels, sample.scores, likelihoods))
+    rows.writerows(zip(*columns, groups, strict=True))
     return text.getvalue()
 
 
@@ -254,8 +258,9 @@ def _stresses(evaluation: Evaluation) -> str:
     first = evaluation.stresses[0].moved
     cases = f"n = {first.n} images, {first.positives} positive, {first.groups} groups"
     return f"""<h2>Changes that should not matter</h2>
-<p>Raw likelihoods of images that are changed, with 95 % intervals; {cases}. <em>Turned away</em>:
-the part that would get no likelihood, as unlike what the model learned from.</p>
+<p>Raw likelihoods of images that are changed, with 95 % intervals; {cases}. <em>Called
+otherwise</em>: on the other side of {evaluation.stresses[0].threshold:.4f} than the image as it is.
+<em>Turned away</em>: would no longer get a likelihood, as unlike what the model learned from.</p>
 {table(columns, rows)}"""
 
 

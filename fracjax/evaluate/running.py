@@ -97,15 +97,13 @@ def evaluate_images(
     """
     facts = images.facts
     target = facts[0].target
-    likelihoods, unfamiliar = [], []
+    scored = []
     for model in (scorer, *([] if against is None else [against])):
         _check(model, images, target, settings)
         told = functools.partial(_told, stage, model.manifest.model_id, len(images))
-        scores = predict(model, images, report=told)
-        likelihoods.append(scores.likelihoods)
-        unfamiliar.append(int((~scores.familiar).sum()))
+        scored.append(predict(model, images, report=told))
     names = [fact.study_id for fact in facts]
-    cases = of_images(facts, likelihoods[0])
+    cases = of_images(facts, scored[0].likelihoods)
     studies = of_studies(cases, names, settings.aggregation)
     manifest = scorer.manifest
     remarks = [
@@ -116,9 +114,10 @@ def evaluate_images(
             else ""
         ),
     ]
-    if unfamiliar[0]:
+    unfamiliar = int((~scored[0].familiar).sum())
+    if unfamiliar:
         remarks.append(
-            f"{unfamiliar[0]} images would get no likelihood in a worklist, as unlike those that "
+            f"{unfamiliar} images would get no likelihood in a worklist, as unlike those that "
             "the model learned from; they are among the figures"
         )
     if target != manifest.target:
@@ -131,7 +130,7 @@ def evaluate_images(
     )
     comparison = None
     if against is not None:
-        others = of_studies(of_images(facts, likelihoods[1]), names, settings.aggregation)
+        others = of_studies(of_images(facts, scored[1].likelihoods), names, settings.aggregation)
         other = against.manifest
         theirs, _ = _frozen(other.operating_points, other.calibration, settings, [])
         shared = {
@@ -147,7 +146,7 @@ def evaluate_images(
         )
     shown_at = "youden" if "youden" in thresholds else HALF
     threshold = thresholds.get(shown_at, _HALF).threshold
-    stresses = stress(scorer, images, likelihoods[0], threshold, stage) if settings.stress else []
+    stresses = stress(scorer, images, scored[0], threshold, stage) if settings.stress else []
     splits = ", ".join(images.splits)
     evaluation = _evaluation(
         studies,
@@ -171,7 +170,7 @@ def evaluate_images(
             report=lambda done, of: stage("comparing heat maps with boxes", done, of),
         ),
     )
-    shown = choose(scorer, images, likelihoods[0], threshold)
+    shown = choose(scorer, images, scored[0].likelihoods, threshold)
     return Evaluated(evaluation, studies, tuple(shown), f"{shown_at} ({threshold:.4f})")
 
 

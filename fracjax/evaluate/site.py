@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fracjax.errors import DataError, UsageError
 from fracjax.evaluate.cases import Cases
@@ -23,6 +24,12 @@ LABEL, PATIENT = "label", "patient"
 
 MOST_VALUES = 30
 """Of a column that figures are told apart by. A column of more may name patients."""
+
+FEWEST_PATIENTS = 5
+"""Of a value, else it is among the others: rarer ones may say who it is."""
+
+OTHERS = "others"
+"""The value of cases whose own is rare."""
 
 SCHEMA_VERSION = 2
 """Of the worklists that can be read."""
@@ -55,17 +62,17 @@ class Site:
     def remarks(self) -> list[str]:
         """Say what a reader of any figure of these studies must know."""
         said = [
-            f"{count} labelled studies, {positives} positive, have no likelihood ({band}) and are "
-            "in no figure; the worklist has them before all others"
+            f"labelled studies without a likelihood ({band}): {count}, {positives} positive; they "
+            "are in no figure, and before all others in the worklist"
             for band, (count, positives) in self.unscored.items()
         ]
         missing, positives = self.missing
         if missing:
             said.append(
-                f"{missing} labels, {positives} positive, are of studies that the worklist lacks"
+                f"labels of studies that the worklist lacks: {missing}, {positives} positive"
             )
         if self.unlabelled:
-            said.append(f"{self.unlabelled} lines have no label, and count for nothing")
+            said.append(f"lines without a label, which count for nothing: {self.unlabelled}")
         if not self.has_patients:
             said.append(
                 "the labels name no patients, so each study is taken for one: intervals are too "
@@ -82,7 +89,8 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
             is not known, nothing; and if several studies are of one patient, ``patient``: any name
             for each.
         worklist: Of ``fracjax score-dir``.
-        traits: Further columns of the labels that cases may be told apart by.
+        traits: Further columns of the labels that cases may be told apart by. Values of fewer
+            patients than ``FEWEST_PATIENTS`` become :data:`OTHERS`.
 
     Raises:
         DataError: One of them cannot be read, a label is neither 0 nor 1, or a study is named
@@ -127,7 +135,7 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     body_parts = ["+".join(sorted(parts)) for parts in chosen["body_parts"].to_pylist()]
     values = {
         "body_part": np.array(body_parts, np.str_),
-        **{trait: np.array([row[trait] for row in kept], np.str_) for trait in traits},
+        **{trait: _common(np.array([row[trait] for row in kept]), groups) for trait in traits},
     }
     bands = np.array(chosen["band"].to_pylist())
     unscored = {
@@ -149,8 +157,18 @@ def read(labels: Path, worklist: Path, traits: Sequence[str] = ()) -> Site:
     )
 
 
+def _common(values: NDArray[np.str_], groups: NDArray[Any]) -> NDArray[np.str_]:
+    """Put values that few patients have together; none stays none."""
+    rare = [
+        value
+        for value in set(values.tolist()) - {""}
+        if len(set(groups[values == value].tolist())) < FEWEST_PATIENTS
+    ]
+    return np.array([OTHERS if value in rare else value for value in values.tolist()], np.str_)
+
+
 def _check_traits(traits: Sequence[str]) -> None:
-    """Refuse what would put a patient into a report."""
+    """Refuse columns of which each value is a patient's or a study's own, or is the label."""
     for trait in traits:
         if trait in (*NAMES, PATIENT, LABEL):
             raise UsageError(
@@ -193,6 +211,8 @@ def _read_labels(
     reader = csv.DictReader(text.splitlines())
     known = {name.lower(): name for name in (*NAMES, LABEL, PATIENT)}
     columns = [known.get(name.strip().lower(), name.strip()) for name in reader.fieldnames or []]
+    if columns.count("") > 1:
+        raise DataError(f"{path} has {columns.count('')} columns without a name; remove them")
     if len(set(columns)) < len(columns):
         raise DataError(f"{path} names a column twice; leave one of them out")
     reader.fieldnames = columns
@@ -203,7 +223,7 @@ def _read_labels(
         way_out = (
             "separate columns by commas"
             if len(columns) == 1 and any(mark in columns[0] for mark in ";\t")
-            else f"its first line names {', '.join(map(repr, columns)) or 'none'}"
+            else f"its first line has to name columns, and has {len(columns)} others"
         )
         raise DataError(f"{path} has no column {lack}; {way_out}")
     rows: dict[int, dict[str, str]] = {}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fracjax import data, metrics
 from fracjax.augment import CORNER
-from fracjax.engine import Scorer
+from fracjax.engine import Scorer, Scores
 from fracjax.evaluate.predicting import predict
 from fracjax.figure import Figure, Undefined
 from fracjax.metrics import Bounded, Sample, difference, measure, ranking
@@ -26,14 +26,16 @@ class Stress:
     Attributes:
         change: Which.
         moved: Mean absolute change of the raw likelihood.
+        threshold: Raw likelihood from which on an image counts as called.
         turned: Part of images that are called otherwise than before.
         auroc: Of the changed images.
         auroc_change: That less the area of the images as they are; paired.
-        turned_away: Part that is no longer familiar, and so would get no likelihood.
+        turned_away: Part that would no longer get a likelihood: familiar before, and not now.
     """
 
     change: str
     moved: Figure | Undefined
+    threshold: float
     turned: Figure | Undefined
     auroc: Figure | Undefined
     auroc_change: Figure | Undefined
@@ -99,7 +101,7 @@ CHANGES: Mapping[str, data.Change] = {
 def stress(
     scorer: Scorer,
     images: data.Radiographs,
-    likelihoods: NDArray[np.float32],
+    scores: Scores,
     threshold: float,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[Stress]:
@@ -108,14 +110,15 @@ def stress(
     Args:
         scorer: The model.
         images: Labelled images.
-        likelihoods: (n,), raw, of the images as they are.
+        scores: Of the images as they are.
         threshold: From which on an image counts as called.
         report: Told what is being done, for how many images it is done, and of how many.
     """
     facts = images.facts
-    sample = Sample.of([fact.label for fact in facts], likelihoods, [fact.group for fact in facts])
+    labels, groups = [fact.label for fact in facts], [fact.group for fact in facts]
+    sample = Sample.of(labels, scores.likelihoods, groups)
     return [
-        _stress(scorer, images, sample, name, change, threshold, report)
+        _stress(scorer, images, sample, scores.familiar, name, change, threshold, report)
         for name, change in CHANGES.items()
     ]
 
@@ -124,6 +127,7 @@ def _stress(
     scorer: Scorer,
     images: data.Radiographs,
     sample: Sample,
+    familiar: NDArray[np.bool_],
     name: str,
     change: data.Change,
     threshold: float,
@@ -141,10 +145,11 @@ def _stress(
     return Stress(
         name,
         mean(np.abs(changed - sample.scores)),
+        threshold,
         mean(turned),
         measure(Bounded(ranking.auroc), other),
         difference(ranking.auroc, other, sample.scores),
-        mean(~scores.familiar),
+        mean(familiar & ~scores.familiar),
     )
 
 
@@ -154,7 +159,10 @@ def _told(report: Callable[[str, int, int], None], name: str, of: int, done: int
 
 def lines(stresses: Sequence[Stress]) -> list[str]:
     """Say how likelihoods move."""
-    said = ["raw likelihoods of images that are changed in what should not matter"]
+    said = [
+        "raw likelihoods of images that are changed in what should not matter; called from "
+        f"{stresses[0].threshold:.4f} on"
+    ]
     for each in stresses:
         said += [
             f"  {each.change}",
@@ -162,6 +170,6 @@ def lines(stresses: Sequence[Stress]) -> list[str]:
             f"    called otherwise                       {each.turned}",
             f"    AUROC                                  {each.auroc}",
             f"    AUROC, less that of the images as are  {each.auroc_change.shown('+')}",
-            f"    would get no likelihood                {each.turned_away}",
+            f"    would no longer get a likelihood       {each.turned_away}",
         ]
     return said

@@ -2,9 +2,9 @@
 
 A :data:`Statistic` takes labels (n,), scores (n,) and weights (draws, n), and gives (draws,): each
 draw of a bootstrap weighs a case by how often it was drawn. Where a draw does not define it, as
-with cases of one class, it is NaN. scikit-learn has these statistics for one draw; the tests hold
-that they agree, weights included. Of 651 cases, it takes 4.5 s for an area's 2,000 draws, which are
-0.16 s here.
+with cases of one class, it is NaN. scikit-learn has most of these statistics for one draw; the
+tests hold that they agree, weights included. Of 651 cases, it takes 4.5 s for an area's 2,000
+draws, which are 0.16 s here.
 """
 
 from collections.abc import Callable

@@ -126,11 +126,14 @@ class Study:
 
     @property
     def raw_likelihood(self) -> float | None:
-        """Mean of the raw likelihoods of its images, as MURA does (arXiv:1712.06957, 3.1)."""
+        """Mean of the raw likelihoods of its images, as MURA does (arXiv:1712.06957, 3.1).
+
+        As precise as the table has it, so that a threshold that was found there parts it alike.
+        """
         likelihoods = [
             image.raw_likelihood for image in self.images if image.raw_likelihood is not None
         ]
-        return sum(likelihoods) / len(likelihoods) if likelihoods else None
+        return float(np.float32(np.mean(likelihoods))) if likelihoods else None
 
     @property
     def band(self) -> Band:
