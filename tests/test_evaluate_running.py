@@ -438,7 +438,7 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
     command("calibrate-site", "--labels", table, "--worklist", path, "--out", site, *loose)
     said = capsys.readouterr().out
     assert "80 % confidence, at most 20 % of positive studies are ruled out" in said
-    for remark in ("have no likelihood (unfamiliar)", "the labels name no patients"):
+    for remark in ("studies without a likelihood (unfamiliar): ", "the labels name no patients"):
         assert remark in said
         assert any(remark in kept for kept in json.loads(site.read_text())["remarks"])
     assert "exchangeable" in said

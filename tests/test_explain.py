@@ -161,8 +161,8 @@ def test_located_is_of_positives_with_boxes_and_names_chance(tiny_bundle, data_d
         assert figure.n == figure.positives == len(marked)
         if isinstance(figure, Figure):  # boxes of dummy images may all cover the same part
             assert 0 <= figure.low <= figure.value <= figure.high <= 1
-    assert located.verdict.startswith(f"on {len(marked)} images of ")
-    assert "it cannot be told" in located.verdict
+    assert located.verdict.startswith("it cannot be told")
+    assert f"of {len(marked)} images of " in located.verdict
     negatives = images.subset([i for i, fact in enumerate(images.facts) if not fact.label])
     assert locate(fj.load(tiny_bundle), negatives) is None
 
@@ -185,8 +185,14 @@ def above(value, low, n=20, groups=20):
         (0.1, -0.1, 0.1, 20, "not surely more often than the middle of the picture: do not rely"),
         (0.1, 0.1, -0.1, 20, "not surely more often than a network with random weights: do not"),
         (0.1, -0.1, -0.1, 20, "the middle of the picture and a network with random weights: do"),
-        (-0.1, 0.1, 0.1, 20, "on 20 images the maps were not shown to be better than chance"),
-        (0.1, 0.1, 0.1, 9, "on 20 images of 9 groups it cannot be told"),
+        (-0.1, 0.1, 0.1, 20, "were not shown to be better than chance (20 images)"),
+        (
+            0.1,
+            0.1,
+            0.1,
+            9,
+            "it cannot be told whether the maps point right, of 20 images of 9 groups",
+        ),
     ],
 )
 def test_the_verdict_says_no_more_than_is_known(chance, centre, random, groups, said):

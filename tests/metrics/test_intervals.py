@@ -93,6 +93,7 @@ def test_copies_of_a_case_widen_the_interval_only_where_they_are_taken_for_cases
 def test_the_intervals_are_those_of_sklearn_on_each_draw(n, groups, seed):
     labels, scores = sample(n, seed)
     others = -(scores**2)
+    groups = min(n, groups)
     members = np.arange(n) % groups
     areas, differences = [], []
     for weights in intervals.weights_of(members, seed):
