@@ -302,27 +302,19 @@ def test_a_table_without_a_header_shows_none_of_its_cells(worklist, tmp_path):
     assert not any(part in str(told.value) for part in ("ACC", "Meier", "Huber"))
 
 
-def test_columns_without_a_name_are_told_as_such(worklist, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("study_key,label,,\nkey9,1,,\n", "has 2 columns without a name; remove them"),
+        ("study_key,Label,label\nkey9,1,0\n", "names a column twice"),
+        ("study_key;label\nkey9;1\n", "separate columns by commas"),
+    ],
+)
+def test_a_header_that_cannot_be_used_is_told_why(text, said, worklist, tmp_path):
     path, _ = worklist
     table = tmp_path / "labels.csv"
-    table.write_text("study_key,label,,\nkey9,1,,\n")
-    with pytest.raises(DataError, match="has 2 columns without a name; remove them"):
-        evaluate_site(table, path)
-
-
-def test_a_column_that_is_named_twice_is_refused(worklist, tmp_path):
-    path, _ = worklist
-    table = tmp_path / "labels.csv"
-    table.write_text("study_key,Label,label\nkey9,1,0\n")
-    with pytest.raises(DataError, match="names a column twice"):
-        evaluate_site(table, path)
-
-
-def test_a_table_of_semicolons_is_told_what_it_lacks(worklist, tmp_path):
-    path, _ = worklist
-    table = tmp_path / "labels.csv"
-    table.write_text("study_key;label\nkey9;1\n")
-    with pytest.raises(DataError, match="separate columns by commas"):
+    table.write_text(text)
+    with pytest.raises(DataError, match=said):
         evaluate_site(table, path)
 
 
