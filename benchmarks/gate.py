@@ -1,13 +1,13 @@
 """How much of what is no radiograph of a limb does a bundle's gate let through?
 
-    python benchmarks/gate.py photographs=DIR chest=DIR ...
+    python benchmarks/gate.py FOLDER NAME=FOLDER ...
 
-Reads every picture under each folder as scoring reads it, and prints of how many the gate says that
+Reads every picture under each folder, which `benchmarks/outside.py` can make, as scoring reads it, and prints of how many the gate says that
 they are familiar, with the 95 % interval of Wilson (1927). Pictures that a computer made are
 measured as well: flat, noise, gradients, blobs. With ``--out``, the gate is fitted anew to the
 training images of ``--bundle``, and written with it and all these rates into a new bundle:
 
-    python benchmarks/gate.py --data-dir data --out refitted photographs=DIR chest=DIR ...
+    python benchmarks/gate.py --data-dir data --out refitted FOLDER NAME=FOLDER ...
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ def _stretched(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def main(
-    folders: Annotated[list[str], typer.Argument(help="name=folder, any number.")],
+    folders: Annotated[list[str], typer.Argument(help="Folders, or name=folder.")],
     bundle: Annotated[Path, typer.Option(help="Whose gate is measured.")] = BUNDLED,
     data_dir: Annotated[Path, typer.Option(help="Where prepared data sets lie.")] = Path("data"),
     out: Annotated[Path | None, typer.Option(help="Fit anew, and write a bundle here.")] = None,
@@ -68,8 +68,8 @@ def main(
     preprocess = read_without_gate(bundle)[0].preprocess
     outside = {"generated: flat, noise, gradients, blobs": generated(preprocess.image_size)}
     for entry in folders:
-        name, _, folder = entry.partition("=")
-        outside[name] = pictures(Path(folder), preprocess)
+        name, _, folder = entry.rpartition("=")
+        outside[name or Path(folder).name] = pictures(Path(folder), preprocess)
     if out is None:
         scorer = engine.load(bundle)
         accepted = {
