@@ -2,10 +2,11 @@
 
     python benchmarks/gate.py FOLDER NAME=FOLDER ...
 
-Reads every picture under each folder, which `benchmarks/outside.py` can make, as scoring reads it, and prints of how many the gate says that
-they are familiar, with the 95 % interval of Wilson (1927). Pictures that a computer made are
-measured as well: flat, noise, gradients, blobs. With ``--out``, the gate is fitted anew to the
-training images of ``--bundle``, and written with it and all these rates into a new bundle:
+Reads every picture under each folder, of which `benchmarks/outside.py` makes some, as scoring reads
+it, and prints of how many the gate says that they are familiar, with the 95 % interval of Wilson
+(1927). Pictures that a computer made are measured as well: flat, noise, gradients, blobs. With
+``--out``, the gate is fitted anew to the training images of ``--bundle``, and written with it and
+all these rates into a new bundle:
 
     python benchmarks/gate.py --data-dir data --out refitted FOLDER NAME=FOLDER ...
 """
