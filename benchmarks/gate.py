@@ -45,11 +45,12 @@ def generated(size: int) -> NDArray[np.float32]:
 def pictures(folder: Path, preprocess: Preprocess) -> NDArray[np.float32]:
     """Read the pictures under a folder: float32 (n, size, size). Says which are none."""
     squares = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for number, path in enumerate(paths, start=1):  # a path may carry a patient's name
         try:
             display = read_picture(path.read_bytes()).display
         except Rejected as rejected:
-            typer.echo(f"  {path.relative_to(folder)}: {rejected}", err=True)
+            typer.echo(f"  {folder.name}, file {number}: {rejected}", err=True)
         else:
             squares.append(network_input(display, preprocess))
     return np.stack(squares)

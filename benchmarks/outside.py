@@ -84,7 +84,8 @@ def installed(path: str) -> Path:
 
 def dicom_pictures(folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Give the pictures (height, width) of a folder that are of a collection, with its name."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for number, path in enumerate(paths, start=1):  # a path may carry a patient's name
         try:
             dataset = pydicom.dcmread(path)
             modality = str(dataset.get("Modality", ""))
@@ -97,7 +98,7 @@ def dicom_pictures(folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
             pixels = dataset.pixel_array.astype(np.float32)
             inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
         except Exception as error:  # noqa: BLE001 - many of these files are broken on purpose
-            typer.echo(f"left out: {path.relative_to(folder)}: {type(error).__name__}", err=True)
+            typer.echo(f"left out: file {number}: {type(error).__name__}", err=True)
             continue
         if pixels.ndim > 2 and pixels.shape[-1] == 3:
             pixels = pixels.mean(axis=-1)
