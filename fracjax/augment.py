@@ -9,14 +9,30 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fracjax.configs import Augment
 
 # Each of these draws from a key of its own, so that switching one on changes no other draw.
-_FLIP_VERTICAL, _NOISE, _CUTOUT, _MIXUP, _BLUR, _BARS, _CORNERS = range(1, 8)
+_FLIP_VERTICAL, _NOISE, _CUTOUT, _MIXUP, _BLUR, _BARS, _CORNERS, _JPEG = range(1, 9)
 
 CORNER = 0.15
 """Side of a corner that is blacked, as a part of the picture's: where markers stand."""
+
+# Luminance quantisation, ITU-T T.81, table K.1: rows by vertical frequency.
+_QUANTISATION = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ],
+    np.float32,
+)
 
 
 def augment(pictures: jax.Array, keys: jax.Array, config: Augment) -> jax.Array:
@@ -81,6 +97,10 @@ def _augment_one(picture: jax.Array, key: jax.Array, config: Augment) -> jax.Arr
     size = picture.shape[0]
     places = (jnp.arange(size) + 0.5) / size
     draws = jax.random.uniform(key, (7,), minval=-1.0)
+    if config.jpeg:
+        # Before the picture is turned: what was compressed is a file.
+        coarseness = jax.random.uniform(jax.random.fold_in(key, _JPEG), maxval=config.jpeg)
+        picture = compress(picture, coarseness) * (picture > 0)
     if any((config.rotation, config.scale, config.shift, config.flip, config.flip_vertical)):
         angle = draws[0] * jnp.deg2rad(config.rotation)
         scale = 1 + draws[1] * config.scale
@@ -120,6 +140,31 @@ def _augment_one(picture: jax.Array, key: jax.Array, config: Augment) -> jax.Arr
         ends = jnp.stack([places < CORNER, places > 1 - CORNER]).astype(jnp.float32)
         picture *= jnp.einsum("ir,jc,ij->rc", ends, ends, is_black) == 0
     return picture
+
+
+def compress(picture: jax.Array, coarseness: jax.Array) -> jax.Array:
+    """Lose what a JPEG of one component loses: round the cosine transform of blocks of 8 x 8.
+
+    Args:
+        picture: float32 (size, size) in 0..1. A block that reaches beyond the edge sees it go on as
+            at the edge.
+        coarseness: Multiple of table K.1 (ITU-T T.81) that the rounding is as fine as; 1 is what
+            libjpeg calls quality 50. At 0 nothing but what 8 bits lose is lost.
+
+    Returns:
+        float32 (size, size) in 0..1.
+    """
+    size = picture.shape[0]
+    padded = jnp.pad(picture, (0, -size % 8), mode="edge")
+    blocks = padded.reshape(len(padded) // 8, 8, len(padded) // 8, 8) * 255 - 128
+    # Entries of the tables are whole numbers from 1 (B.2.4.1).
+    steps = jnp.maximum(jnp.round(coarseness * _QUANTISATION), 1)
+    cosines = jax.scipy.fft.dct(jnp.eye(8), axis=0, norm="ortho")
+    frequencies = jnp.einsum("ur,irjc,vc->iujv", cosines, blocks, cosines)
+    rounded = jnp.round(frequencies / steps[:, None, :]) * steps[:, None, :]
+    restored = jnp.einsum("ur,iujv,vc->irjc", cosines, rounded, cosines)
+    grey = jnp.clip((restored + 128) / 255, 0, 1)
+    return grey.reshape(padded.shape)[:size, :size]
 
 
 def blur(picture: jax.Array, deviation: jax.Array, radius: int) -> jax.Array:

@@ -177,6 +177,9 @@ class Augment:
         bars: Black bars at the four sides, each up to this part of the picture's: what tells its
             aspect ratio and its borders.
         corners: Probability with which each corner is black: where markers stand.
+        jpeg: Coarseness of a compression like JPEG's, up to this multiple of the table that most
+            files are written with (ITU-T T.81, K.1): 1 is what libjpeg calls quality 50, 2.5
+            quality 20.
     """
 
     rotation: float = 20.0
@@ -192,6 +195,7 @@ class Augment:
     blur: float = 0.0
     bars: float = 0.0
     corners: float = 0.0
+    jpeg: float = 0.0
 
     def __post_init__(self) -> None:
         _check_finite("augment", self)
@@ -202,7 +206,7 @@ class Augment:
             value = getattr(self, name)
             _check(0 <= value <= 1, f"augment.{name}={value}", "0 to 1")
         _check(0 <= self.bars < 0.5, f"augment.bars={self.bars}", "from 0 to below 0.5")
-        for name in ("rotation", "gamma", "noise", "mixup", "blur"):
+        for name in ("rotation", "gamma", "noise", "mixup", "blur", "jpeg"):
             value = getattr(self, name)
             _check(value >= 0, f"augment.{name}={value}", "0 or more")
 

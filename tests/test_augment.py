@@ -10,19 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracjax.augment import CORNER, augment, blur, mixup, warp
+from fracjax.augment import CORNER, augment, blur, compress, mixup, warp
 from fracjax.configs import Augment
 
 SIZE = 48
 NOTHING = Augment(rotation=0, scale=0, shift=0, flip=0, contrast=0, gamma=0)
 STRONG = Augment(rotation=45, scale=0.3, shift=0.2, flip=0.5, contrast=0.5, gamma=1)
 
-ALL = replace(STRONG, flip_vertical=0.5, noise=0.2, cutout=0.5, blur=2, bars=0.2, corners=0.5)
+ALL = replace(
+    STRONG, flip_vertical=0.5, noise=0.2, cutout=0.5, blur=2, bars=0.2, corners=0.5, jpeg=3
+)
 
 augment_jit = jax.jit(augment, static_argnums=2)
 mixup_jit = jax.jit(mixup, static_argnums=3)
 warp_jit = jax.jit(warp)
 blur_jit = jax.jit(blur, static_argnums=2)
+compress_jit = jax.jit(compress)
 
 
 def pictures(n, seed=0):
@@ -247,6 +250,35 @@ def test_a_blur_takes_detail_and_leaves_what_is_black():
     assert (blurred[:, :, : SIZE // 4] == 0).all()
     shown = np.s_[:, :, SIZE // 2 :]
     assert np.abs(np.diff(blurred[shown])).mean() < np.abs(np.diff(batch[shown])).mean()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    quality=st.integers(10, 50),
+    size=st.sampled_from([SIZE, SIZE - 3]),
+    seed=st.integers(0, 100),
+)
+def test_compression_loses_what_libjpeg_loses(quality, size, seed):
+    picture = np.round(pictures(1, seed)[0, :size, :size] * 255) / 255
+    ours = compress_jit(picture, 5000 // quality / 100)
+    of_file = cv2.imencode(
+        ".jpg", np.uint8(picture * 255 + 0.5), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )[1]
+    theirs = cv2.imdecode(of_file, cv2.IMREAD_GRAYSCALE) / 255
+    lost = np.abs(theirs - picture).mean()
+    # libjpeg restores whole grey levels, and rounds halves otherwise.
+    assert np.abs(ours - theirs).mean() < 0.1 * lost + 0.5 / 255
+
+
+def test_compression_differs_in_strength_and_leaves_what_is_black():
+    batch = np.repeat(pictures(1), 200, axis=0)
+    batch[:, :, : SIZE // 3] = 0
+    changed = changed_by(replace(NOTHING, jpeg=3), batch)
+    assert (changed[:, :, : SIZE // 3] == 0).all()
+    lost = np.abs(changed - batch).mean((1, 2))
+    assert lost.max() > 3 * lost.min()
+    strongest = np.asarray(compress_jit(batch[0], 3.0)) * (batch[0] > 0)
+    assert lost.max() <= np.abs(strongest - batch[0]).mean() * 1.1
 
 
 def test_bars_lie_at_the_sides_and_nowhere_else():
