@@ -153,6 +153,19 @@ def test_knowing_the_body_part_alone_is_worth_nothing_within_body_parts():
     assert find(rows, "auroc_within_body_part").figure.reason == intervals.NO_SPREAD
 
 
+def test_a_reliability_next_to_nothing_is_not_said_to_be_anything():
+    """An interval about its own log odds would reach from nothing to all."""
+    rng = np.random.default_rng(2)
+    likelihoods = rng.beta(0.5, 2, 600)
+    facts = [
+        image(f"s{i}", int(rng.random() < likelihood), group=f"g{i % 25}")
+        for i, likelihood in enumerate(likelihoods)
+    ]
+    figure = find(measure_all(of_studies(facts, likelihoods), {}), "brier_reliability").figure
+    assert 0 < figure.value < 0.003
+    assert 0 < figure.low < figure.value < figure.high < 0.02
+
+
 def test_predictive_values_are_said_of_the_prevalence_that_they_are_of():
     facts, likelihoods = many()
     studies = of_studies(facts, likelihoods)

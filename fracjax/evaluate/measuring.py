@@ -174,7 +174,8 @@ def _reliability(cases: Cases, likelihoods: Floats) -> Iterator[Measured]:
     bins = reliability.equal_mass(sample.scores)
     statistics: dict[str, Bounded] = {
         "brier": Bounded(reliability.brier),
-        **{name: Bounded(part) for name, part in reliability.decomposition(bins).items()},
+        "brier_reliability": Bounded(reliability.miscalibration(bins), then=lambda root: root**2),
+        "brier_resolution": Bounded(reliability.resolution(bins)),
         "brier_uncertainty": UNCERTAINTY,
         "ece": Bounded(reliability.expected_calibration_error(bins)),
         "calibration_slope": Bounded(reliability.slope, ANY, lack=NO_SLOPE),

@@ -3,7 +3,6 @@
 Scores are likelihoods, 0..1; see :data:`fracjax.metrics.ranking.Statistic`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,26 +75,31 @@ def unavoidable_error(
     return float(errors.mean()), float(np.quantile(errors, 0.975))
 
 
-def decomposition(bins: Bins) -> Mapping[str, Statistic]:
-    """Make two of the three parts of the Brier score of binned likelihoods (Murphy 1973).
+def miscalibration(bins: Bins) -> Statistic:
+    """Make the root of the mean squared distance of likelihood and frequency over bins.
 
-    ``reliability`` (the less the better) - ``resolution`` (the more the better) +
-    :func:`uncertainty` is the Brier score were the likelihoods of a bin all their mean.
+    Its square is the Brier score's ``reliability``, the less the better. With :func:`resolution`
+    and :func:`uncertainty` it makes up the Brier score of likelihoods that are one in each bin:
+    reliability - resolution + uncertainty (Murphy 1973). The root is a distance of likelihoods,
+    of which a standard error says something where the square is next to nothing.
     """
 
-    def reliability(labels: Labels, scores: Floats, weights: Floats) -> Floats:
+    def statistic(labels: Labels, scores: Floats, weights: Floats) -> Floats:
         mass, likelihood, frequency = _binned(bins, labels, scores, weights)
-        return _over_bins(mass, np.square(likelihood - frequency))
+        return np.sqrt(_over_bins(mass, np.square(likelihood - frequency)))
 
-    def resolution(labels: Labels, scores: Floats, weights: Floats) -> Floats:
+    return statistic
+
+
+def resolution(bins: Bins) -> Statistic:
+    """Make how far the frequencies of bins are from that of all, squared; the more the better."""
+
+    def statistic(labels: Labels, scores: Floats, weights: Floats) -> Floats:
         mass, _, frequency = _binned(bins, labels, scores, weights)
         base = _mean(labels.astype(np.float64), weights)[:, np.newaxis]
         return _over_bins(mass, np.square(frequency - base))
 
-    return {
-        "brier_reliability": reliability,
-        "brier_resolution": resolution,
-    }
+    return statistic
 
 
 def uncertainty(prevalence: float) -> float:

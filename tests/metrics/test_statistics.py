@@ -140,13 +140,11 @@ def test_brier_score_is_that_of_sklearn_and_the_sum_of_its_parts(seed):
     bins = reliability.equal_mass(scores)
     for bin_ in range(bins.count):  # where the likelihoods of a bin are one
         scores[bins.members == bin_] = scores[bins.members == bin_].mean()
-    parts = {
-        name: statistic(labels, scores, weights)
-        for name, statistic in reliability.decomposition(bins).items()
-    }
+    miscalibration = reliability.miscalibration(bins)(labels, scores, weights)
+    resolution = reliability.resolution(bins)(labels, scores, weights)
     prevalence = weights @ labels / weights.sum(axis=1)
     uncertainty = reliability.uncertainty(prevalence)
-    whole = parts["brier_reliability"] - parts["brier_resolution"] + uncertainty
+    whole = miscalibration**2 - resolution + uncertainty
     assert whole == pytest.approx(reliability.brier(labels, scores, weights))
 
 
