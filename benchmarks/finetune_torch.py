@@ -155,8 +155,10 @@ def _inputs(pictures: Any) -> Any:
     return (pictures[:, None] * 255 - mean).contiguous(memory_format=torch.channels_last)
 
 
-def train(model: Any, pictures: Any, labels: Any, epochs: int, batch: int) -> None:
-    """Fine-tune all of a network, in bfloat16 where PyTorch does so by itself."""
+def train(
+    model: Any, pictures: Any, labels: Any, epochs: int, batch: int, *, is_half: bool
+) -> None:
+    """Fine-tune all of a network; in bfloat16, if asked, where PyTorch does so by itself."""
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(pictures) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -169,7 +171,7 @@ def train(model: Any, pictures: Any, labels: Any, epochs: int, batch: int) -> No
         for start in range(0, len(order) - batch + 1, batch):
             rows = order[start : start + batch]
             x = _inputs(augment(pictures[rows].float() / 255))
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
                 logits = model(x)
             loss = functional.binary_cross_entropy_with_logits(logits.float(), labels[rows])
             loss.backward()
@@ -203,6 +205,9 @@ def main(
     epochs: int = 4,
     batch: int = 16,
     seed: int = 0,
+    bfloat16: Annotated[
+        bool, typer.Option(help="Fast on a processor that computes in it, and a crawl on others.")
+    ] = False,
     against: Annotated[Path | None, typer.Option(help="A bundle, to compare with.")] = None,
 ) -> None:
     """Fine-tune, and measure on groups that were not learned from."""
@@ -214,7 +219,7 @@ def main(
     data.check_disjoint(learned, held_out)
     model = ResNet50(weights).to(memory_format=torch.channels_last)
     labels = torch.tensor([float(fact.label) for fact in learned.facts])
-    train(model, read(learned, size), labels, epochs, batch)
+    train(model, read(learned, size), labels, epochs, batch, is_half=bfloat16)
     likelihoods = judge(model, read(held_out, size), batch)
     facts = held_out.facts
     with out.open("w", newline="", encoding="utf-8") as file:
