@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fracjax as fj
-from fracjax import bundle
+from fracjax import bundle, configs
 from fracjax.errors import BundleError
 from fracjax.gate import UNFITTED
 
@@ -21,6 +21,10 @@ WEIGHTS, GATE, MANIFEST = bundle.WEIGHTS_NAME, bundle.GATE_NAME, bundle.MANIFEST
 def copy(tiny_bundle, tmp_path):
     """A bundle that a test may damage."""
     return shutil.copytree(tiny_bundle, tmp_path / "copy")
+
+
+def test_the_recipe_is_that_of_the_model_that_ships():
+    assert bundle.load().manifest.training == configs.recipe("fracatlas_resnet50")
 
 
 def refusal(directory, action=bundle.load):

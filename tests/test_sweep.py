@@ -32,6 +32,7 @@ SETTINGS = (
     "optimizer.epochs=2",
     "optimizer.batch_size=4",
     "optimizer.frozen_stages=0",
+    "optimizer.average=0",
     *(f"augment.{name}=0" for name in ("rotation", "scale", "shift", "flip", "contrast", "gamma")),
 )
 CONFIG = configs.recipe("fracatlas_resnet50", SETTINGS)
