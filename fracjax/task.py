@@ -93,7 +93,7 @@ def prepare(
         _check_studies(
             selecting,
             f"data.select={config.data.select} keeps studies of one class only to choose by; "
-            "give more",
+            "set a larger part, or 0, which chooses nothing",
         )
     if len({fact.group for fact in learned.facts}) < 2:
         raise DataError("the training splits hold one group only; choose more splits")

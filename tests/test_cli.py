@@ -262,7 +262,7 @@ def test_directories_that_cannot_be_made(where, fracjax, data_dir, tmp_path):
     if where == "a file":
         target.touch()
     small = ["--image-size", "32", "--set", "model.name=resnet14", *THAWED]
-    small += ["--set", "optimizer.batch_size=4"]
+    small += ["--set", "optimizer.batch_size=4", "--set", "data.select=0"]
     message = refused(fracjax("train", "--workdir", target, "--data-dir", data_dir, *small))
     assert str(target) in message
     assert not list(tmp_path.glob("*/*"))

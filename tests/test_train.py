@@ -474,6 +474,7 @@ def test_the_command_line_trains_to_the_same_weights(
     workdir, manifest, _ = finished
     arguments = ["-m", "fracjax", "train", "--workdir", tmp_path, "--data-dir", data_dir]
     arguments += ["--set", "name=tiny", "--image-size", "32", "--set", "model.name=resnet14"]
+    arguments += ["--set", f"data.select={tiny_config.data.select}"]
     for section in ("augment", "optimizer"):
         for name, value in asdict(getattr(tiny_config, section)).items():
             arguments += ["--set", f"{section}.{name}={value}"]

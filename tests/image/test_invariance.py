@@ -35,7 +35,7 @@ LOSSY_BOUNDS = {
     JPEGExtended12Bit: (0.0015, 0.006, 0.01),
     JPEGLSNearLossless: (0.0015, 0.008, 0.01),
     JPEG2000: (0.003, 0.025, 0.02),
-    HTJ2K: (0.02, 0.17, 0.15),
+    HTJ2K: (0.02, 0.17, 0.33),
 }
 
 
