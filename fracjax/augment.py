@@ -148,7 +148,7 @@ def compress(picture: jax.Array, coarseness: jax.Array) -> jax.Array:
     Args:
         picture: float32 (size, size) in 0..1. A block that reaches beyond the edge sees it go on as
             at the edge.
-        coarseness: Multiple of table K.1 (ITU-T T.81) that the rounding is as fine as; 1 is what
+        coarseness: Steps of the rounding, as a multiple of table K.1 (ITU-T T.81); 1 is what
             libjpeg calls quality 50. At 0 nothing but what 8 bits lose is lost.
 
     Returns:
@@ -157,12 +157,13 @@ def compress(picture: jax.Array, coarseness: jax.Array) -> jax.Array:
     size = picture.shape[0]
     padded = jnp.pad(picture, (0, -size % 8), mode="edge")
     blocks = padded.reshape(len(padded) // 8, 8, len(padded) // 8, 8) * 255 - 128
-    # Entries of the tables are whole numbers from 1 (B.2.4.1).
-    steps = jnp.maximum(jnp.round(coarseness * _QUANTISATION), 1)
+    # Entries of tables of 8 bits are whole numbers from 1 to 255 (B.2.4.1).
+    steps = jnp.clip(jnp.round(coarseness * _QUANTISATION), 1, 255)
     cosines = jax.scipy.fft.dct(jnp.eye(8), axis=0, norm="ortho")
-    frequencies = jnp.einsum("ur,irjc,vc->iujv", cosines, blocks, cosines)
+    exactly = jax.lax.Precision.HIGHEST  # or accelerators round more than a JPEG does
+    frequencies = jnp.einsum("ur,irjc,vc->iujv", cosines, blocks, cosines, precision=exactly)
     rounded = jnp.round(frequencies / steps[:, None, :]) * steps[:, None, :]
-    restored = jnp.einsum("ur,iujv,vc->irjc", cosines, rounded, cosines)
+    restored = jnp.einsum("ur,iujv,vc->irjc", cosines, rounded, cosines, precision=exactly)
     grey = jnp.clip((restored + 128) / 255, 0, 1)
     return grey.reshape(padded.shape)[:size, :size]
 
