@@ -360,7 +360,8 @@ def fracatlas_resnet50() -> Config:
     The bundled model. The stem and the first two stages stay frozen, which makes it a job for a
     machine without an accelerator: two hours on two shared x86 cores, 4 to 5 images/s. Of the
     groups, 0.15 are not learned from, but choose the epoch, the calibration and the operating
-    points: they chose the sixth of twelve. AUROC on fold_0, which chooses nothing: 0.912 (95 % interval 0.844
+    points: they chose the sixth of twelve. AUROC on fold_0, which
+    chooses nothing: 0.912 (95 % interval 0.844
     to 0.952).
 
         fracjax train --config fracatlas_resnet50 --data-dir DIR --workdir runs/fracatlas \
