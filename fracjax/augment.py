@@ -158,7 +158,7 @@ def compress(picture: jax.Array, coarseness: jax.Array) -> jax.Array:
     padded = jnp.pad(picture, (0, -size % 8), mode="edge")
     blocks = padded.reshape(len(padded) // 8, 8, len(padded) // 8, 8) * 255 - 128
     # Entries of tables of 8 bits are whole numbers from 1 to 255 (B.2.4.1).
-    steps = jnp.clip(jnp.round(coarseness * _QUANTISATION), 1, 255)
+    steps = jnp.clip(jnp.floor(coarseness * _QUANTISATION + 0.5), 1, 255)  # halves up, as libjpeg
     cosines = jax.scipy.fft.dct(jnp.eye(8), axis=0, norm="ortho")
     exactly = jax.lax.Precision.HIGHEST  # or accelerators round more than a JPEG does
     frequencies = jnp.einsum("ur,irjc,vc->iujv", cosines, blocks, cosines, precision=exactly)
