@@ -51,6 +51,10 @@ class DivergedError(TrainingError):
         self.what = what
 
 
+class ExportError(FracjaxError):
+    """A model cannot be written in another format, or does not say there what it says here."""
+
+
 class WeightsError(FracjaxError):
     """A weights file does not fit the network it is meant for.
 

@@ -127,7 +127,9 @@ class PointwiseConv(nnx.Linear):
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Map (batch, height, width, in_channels) to (batch, height, width, channels), strided."""
-        return super().__call__(inputs[:, :: self.stride, :: self.stride, :], out_sharding)
+        for axis in (1, 2):
+            inputs = jax.lax.slice_in_dim(inputs, 0, None, self.stride, axis)
+        return super().__call__(inputs, out_sharding)
 
 
 @dataclass(frozen=True, slots=True)

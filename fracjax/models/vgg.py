@@ -81,7 +81,7 @@ class VGG(ConvNet):
         if not self.is_published:
             return super().logits(maps, keys)
         cells = adaptive_mean(maps, POOLED)
-        y = nnx.relu(self.hidden1(cells.reshape(len(cells), -1)))
+        y = nnx.relu(self.hidden1(cells.reshape(cells.shape[0], -1)))
         y = nnx.relu(self.hidden2(self.hidden_dropout(y, keys)))
         return self.head(self.dropout(y, keys))
 
