@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import TracebackType
 
 import numpy as np
 
-from fracjax.engine import Scorer, why_unfamiliar
+from fracjax.engine import Scorer, Scores, why_unfamiliar
 from fracjax.image import Reason, Rejected
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.read import Reading
@@ -15,7 +17,7 @@ from fracjax_jobs.state import State, Task
 from fracjax_jobs.studies import GroupBy, study_group
 
 SECONDS_AT_RISK = 2.0
-"""Work that a sudden end may cost, at most, beside the batch under way."""
+"""Work that a sudden end may cost, at most, beside the batch under way and the next."""
 
 _NOT_OPENED = frozenset({Reason.NOT_A_FILE, Reason.UNREADABLE, Reason.EMPTY})
 """Nothing is known of what such a file holds; it may as well be furniture."""
@@ -28,7 +30,12 @@ class _Waiting:
 
 
 class Ledger:
-    """Takes files as they are read, and enters each into the state once its pictures are scored."""
+    """Takes files as they are read, and enters each into the state once its pictures are scored.
+
+    One batch is scored in a thread of its own while the next comes together, so that neither the
+    device waits for files nor those who read them for the device. At its end, ``with`` waits for
+    the batch under way.
+    """
 
     def __init__(self, scorer: Scorer, group_by: GroupBy, state: State) -> None:
         self._scorer = scorer
@@ -36,7 +43,20 @@ class Ledger:
         self._state = state
         self._waiting: list[_Waiting] = []
         self._inputs = 0
+        self._thread = ThreadPoolExecutor(1, "scoring")
+        self._under_way: tuple[list[_Waiting], Future[Scores]] | None = None
         self._committed = time.monotonic()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()
 
     def take(self, task: Task, results: Sequence[Reading | Rejected]) -> None:
         """Take a file: one result for each of its frames, or one for all of it."""
@@ -47,29 +67,44 @@ class Ledger:
             self._waiting.append(_Waiting(task, results))
             self._inputs += readings
         if self._inputs >= self._scorer.batch_size:
-            self.settle()
+            self._score()
+        elif self._under_way is not None and self._under_way[1].done():
+            self._collect()
         elif time.monotonic() - self._committed > SECONDS_AT_RISK:
             self._commit()
 
     def settle(self) -> None:
         """Score the pictures that wait, and commit all that was taken."""
+        if self._waiting:
+            self._score()
+        self._collect()
+
+    def _score(self) -> None:
+        """Begin to score the pictures that wait, once those under way are entered."""
+        self._collect()
+        batch, self._waiting, self._inputs = self._waiting, [], 0
         inputs = [
             result.input
-            for waiting in self._waiting
+            for waiting in batch
             for result in waiting.results
             if isinstance(result, Reading)
         ]
-        if inputs:
-            scores = self._scorer.score(np.stack(inputs))
+        self._under_way = batch, self._thread.submit(self._scorer.score, np.stack(inputs))
+
+    def _collect(self) -> None:
+        """Enter the batch under way, if there is one, and commit all that was entered."""
+        if self._under_way is not None:
+            batch, future = self._under_way
+            scores = future.result()
+            self._under_way = None
             each = zip(
                 scores.likelihoods.tolist(),
                 scores.distances.tolist(),
                 scores.familiar.tolist(),
                 strict=True,
             )
-            for waiting in self._waiting:
+            for waiting in batch:
                 self._enter(waiting.task, waiting.results, each)
-        self._waiting, self._inputs = [], 0
         self._commit()
 
     def _commit(self) -> None:
