@@ -36,9 +36,10 @@ from numpy.typing import NDArray
 
 from fracjax import data, files, interrupt, metrics, train
 from fracjax.configs import Config, Data, Execution, Model, Optimizer, Preprocess, override
-from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
+from fracjax.engine import DEFAULT_BATCH_SIZE
 from fracjax.errors import FracjaxError, UsageError
 from fracjax.figure import Figure, Undefined
+from fracjax.forward.xla import XlaForward
 from fracjax.metrics import ranking
 from fracjax.models import Network
 from fracjax.notice import NOTICE
@@ -154,7 +155,9 @@ def measure(
             variables = train.learn(task, folder, Execution(save_every=50), report)
         finally:
             keep_time()
-        forward = Forward(Network(config.model), config.preprocess, variables, DEFAULT_BATCH_SIZE)
+        forward = XlaForward(
+            Network(config.model), config.preprocess, variables, DEFAULT_BATCH_SIZE
+        )
         inputs = data.inputs(task.valid, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
         likelihoods = np.concatenate([forward(batch)[0][:, 0] for batch in inputs])
         files.write_text(result, json.dumps(likelihoods.tolist()))

@@ -7,7 +7,6 @@ arrays and ``gate.safetensors`` those of its picture gate; ``CARD.md`` says the 
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
 from fracjax.gate import UNFITTED, Gate
 from fracjax.gate import Facts as GateFacts
-from fracjax.models import Network
 from fracjax.operating import Name as PointName
 from fracjax.operating import OperatingPoint
 
@@ -186,26 +184,15 @@ def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card
         BundleError: ``directory`` exists already.
     """
     check_free(directory)
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    partial.mkdir(parents=True)
-    try:
-        fields = asdict(manifest)
-        text = json.dumps(fields | {"sha256": _digest_of(fields)}, indent=2) + "\n"
-        contents = {
-            WEIGHTS_NAME: weights,
-            GATE_NAME: gate,
-            MANIFEST_NAME: text.encode(),
-            CARD_NAME: card.encode(),
-        }
-        for name, data in contents.items():
-            files.write_synced(partial / name, data)
-        files.sync_folder(partial)
-        partial.rename(directory)
-    except BaseException:  # a signal, too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    files.sync_folder(directory.parent)
+    fields = asdict(manifest)
+    text = json.dumps(fields | {"sha256": _digest_of(fields)}, indent=2) + "\n"
+    contents = {
+        WEIGHTS_NAME: weights,
+        GATE_NAME: gate,
+        MANIFEST_NAME: text.encode(),
+        CARD_NAME: card.encode(),
+    }
+    files.write_folder(directory, contents)
 
 
 def load(directory: Path = BUNDLED) -> Bundle:
@@ -243,27 +230,6 @@ def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
     gateless = {"gate": asdict(UNFITTED), "scope": (), "version": VERSION}
     manifest = _validated(path, fields | gateless)
     return manifest, _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
-
-
-def check_fit(bundle: Bundle, network: Network) -> None:
-    """Check that a bundle holds the variables of a network, and a gate over its features.
-
-    Raises:
-        BundleError: A variable is missing, unknown, or has another shape; or the gate does not fit.
-    """
-    found = {name: value.shape for name, value in bundle.variables.items()}
-    for name in sorted(found.keys() | network.shapes.keys()):
-        if found.get(name) != network.shapes.get(name):
-            raise BundleError(
-                f"bundle {bundle.manifest.model_id} does not fit a {network.config.name}: it has "
-                f"{found.get(name, 'no')} {name}, the network {network.shapes.get(name, 'none')}; "
-                "give a bundle of that network"
-            )
-    if (width := len(bundle.gate.mean)) != network.features:
-        raise BundleError(
-            f"the gate of bundle {bundle.manifest.model_id} is over {width} features, and a "
-            f"{network.config.name} has {network.features}; copy the bundle again"
-        )
 
 
 def _find(directory: Path) -> Path:

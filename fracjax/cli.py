@@ -17,7 +17,7 @@ from fracjax import interrupt, privacy
 from fracjax.errors import FracjaxError, NotScoredError, TrainingError, UsageError
 from fracjax.notice import NOTICE
 from fracjax.text import printable, without_folders
-from fracjax_jobs.command import score_dir
+from fracjax_jobs.command import EngineOption, score_dir
 
 EXIT_DEFECT = 70
 """For an error that is a defect of this program (EX_SOFTWARE of sysexits.h)."""
@@ -351,6 +351,7 @@ def predict(
     heatmap_method: Annotated[
         Literal["grad_cam", "integrated_gradients"], typer.Option(help="How it is found out.")
     ] = "grad_cam",
+    engine: EngineOption = "auto",
 ) -> None:
     """Score one image.
 
@@ -359,9 +360,10 @@ def predict(
     not to be scored (another body part, no radiograph, raw detector values);
     70 a defect of this program.
     """
-    from fracjax import engine, files
+    from fracjax import files
     from fracjax.bundle import BUNDLED
-    from fracjax.explain import NO_MARKING, encode_png
+    from fracjax.engine import check_calibrated, load
+    from fracjax.heat import NO_MARKING, encode_png
     from fracjax.image import Reason, Rejected
 
     if not file.is_file():  # a pipe would be waited for
@@ -373,8 +375,8 @@ def predict(
             raise UsageError(f"{heatmap} exists already; give another --heatmap")
         if not heatmap.absolute().parent.is_dir():
             raise UsageError(f"{heatmap.parent} is no folder; create it, or give another --heatmap")
-    scorer = engine.load(bundle or BUNDLED, batch_size=1)
-    engine.check_calibrated(scorer.manifest, prevalence)
+    scorer = load(bundle or BUNDLED, batch_size=1, engine=engine)
+    check_calibrated(scorer.manifest, prevalence)
     try:
         picture = scorer.read(file)
     except Rejected as rejected:
@@ -437,13 +439,14 @@ def evaluate(
             "--stress", help="Also score images changed in what should not matter: nine passes."
         ),
     ] = False,
+    engine: EngineOption = "auto",
     out: Annotated[
         Path | None,
         typer.Option(help="A new directory for report.html, evaluation.json and cases.csv."),
     ] = None,
 ) -> None:
     """Measure a model: on a data set, or by a hospital's own labels of a worklist."""
-    from fracjax import engine
+    from fracjax.engine import load
     from fracjax.evaluate import running, write_report
 
     settings = running.Settings(
@@ -470,8 +473,8 @@ def evaluate(
         from fracjax import data, live
 
         images = data.load(dataset, split.split(","), data_dir)
-        scorer = engine.load(bundle)
-        other = None if against is None else engine.load(against)
+        scorer = load(bundle, engine=engine)
+        other = None if against is None else load(against, engine=engine)
         with live.stages() as show:
             evaluated = running.evaluate_images(scorer, images, settings, against=other, stage=show)
     else:
@@ -482,6 +485,28 @@ def evaluate(
     if out is not None:
         write_report(evaluated, out)
         typer.echo(f"\n{out}: report.html for a browser, evaluation.json and cases.csv")
+
+
+@app.command(cls=Command)
+def export(
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A model bundle; by default the one that ships.")
+    ] = None,
+) -> None:
+    """Write a model as ONNX and as a jax.export artifact, for those who do not run fracjax."""
+    from fracjax import bundle as bundles
+
+    loaded = bundles.load(bundle or bundles.BUNDLED)
+    try:
+        from fracjax.export.writing import write
+    except ModuleNotFoundError as error:
+        raise UsageError(f'{error.name} is not installed; pip install "fracjax[export]"') from None
+    differences = write(loaded, out)
+    typer.echo(NOTICE)
+    for reader, found in differences.items():
+        typer.echo(f"{reader}: likelihoods of known radiographs differ by {found.likelihood:.1e}")
+    typer.echo(f"{out}: model.onnx, model.jax, gate.safetensors, and model.json, which says more")
 
 
 @app.command(cls=Command)

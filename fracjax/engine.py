@@ -1,31 +1,30 @@
 """A bundle on a device: pictures in; likelihoods out, and which of them may be believed."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax import explain, gate, parallel, step
-from fracjax.bundle import BUNDLED, HEADLINE, Arrays, Bundle, Manifest, check_fit
+from fracjax import forward, gate, heat
+from fracjax.bundle import BUNDLED, HEADLINE, Bundle, Manifest
 from fracjax.bundle import load as load_bundle
 from fracjax.calibration import check_prevalence, in_words
 from fracjax.card import MEANING
-from fracjax.configs import Preprocess
 from fracjax.errors import UsageError
-from fracjax.explain import Method
+from fracjax.forward import Engine, EngineName
+from fracjax.heat import Method
 from fracjax.image import Picture, ReadPolicy, network_input, read_picture
-from fracjax.models import Network
 from fracjax.notice import NOTICE
 from fracjax.operating import RULES
 
+if TYPE_CHECKING:
+    from fracjax.explain import Explainer
+
 DEFAULT_BATCH_SIZE = 16
-MOST_BATCH_SIZE = 4096
-"""Beyond it no device is faster, and memory ends."""
 
 ROUNDING = 1e-3
 """By which a picture may leave 0..1: a resized white is not quite 1."""
@@ -171,103 +170,46 @@ def check_calibrated(manifest: Manifest, prevalence: float | None) -> None:
         )
 
 
-def network_of(manifest: Manifest) -> Network:
-    """Give the network of a bundle: the first output is of its target, and one of each label."""
-    return Network(manifest.model, outputs=1 + len(manifest.training.data.labels))
-
-
-class Forward:
-    """A network on all local devices, run in batches of one shape.
-
-    Attributes:
-        batch_size: Images given to the devices at once: as asked for, or a few more.
-    """
-
-    def __init__(
-        self, network: Network, preprocess: Preprocess, variables: Arrays, batch_size: int
-    ) -> None:
-        """Put a network on the devices.
-
-        Raises:
-            UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
-        """
-        if not 1 <= batch_size <= MOST_BATCH_SIZE:
-            raise UsageError(
-                f"a batch of {batch_size} images cannot be scored; give 1 to {MOST_BATCH_SIZE}"
-            )
-        mesh = parallel.data_mesh()
-        # Batches are filled up anyway, so they may as well divide over the devices.
-        self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._network, self._preprocess = network, preprocess
-        self._explain: dict[Method, Any] = {}
-        self._widths = network.outputs, network.features
-        self._replicated, self._sharded = parallel.replicated(mesh), parallel.sharded(mesh)
-        self.load(variables)
-        self._score = jax.jit(
-            functools.partial(step.score, network, preprocess),
-            in_shardings=(self._replicated, self._sharded),
-        )
-
-    def load(self, variables: Arrays) -> None:
-        """Put other variables of the network on the devices."""
-        self._variables = jax.device_put(variables, self._replicated)
-
-    def explain(self, inputs: NDArray[np.float32], method: Method) -> list[NDArray[np.float32]]:
-        """Run a method of :mod:`fracjax.explain` on pictures (n, size, size), one by one."""
-        if method not in self._explain:
-            self._explain[method] = jax.jit(
-                functools.partial(explain.METHODS[method], self._network, self._preprocess),
-                in_shardings=(self._replicated, self._replicated),
-            )
-        run = self._explain[method]
-        return [np.asarray(run(self._variables, each[np.newaxis])[0]) for each in inputs]
-
-    def __call__(
-        self, inputs: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run pictures (n, size, size); likelihoods (n, outputs) and features (n, d)."""
-        likelihoods, features = (np.empty((len(inputs), n), np.float32) for n in self._widths)
-        for start in range(0, len(inputs), self.batch_size):
-            chunk = inputs[start : start + self.batch_size]
-            # One shape, so one compilation: the last batch is filled up with black pictures.
-            padding = ((0, self.batch_size - len(chunk)), (0, 0), (0, 0))
-            # Placed beforehand: of several processes, each runs this on its own devices alone.
-            placed = jax.device_put(np.pad(chunk, padding), self._sharded)
-            outputs = self._score(self._variables, placed)
-            for rows, output in zip((likelihoods, features), outputs, strict=True):
-                rows[start : start + len(chunk)] = output[: len(chunk)]
-        return likelihoods, features
-
-
 class Scorer:
-    """Scores network inputs in batches of one shape, split over all local devices.
+    """Scores network inputs, many at once.
 
     Attributes:
         manifest: What the model is, means and measured.
         bundle: The model itself.
-        batch_size: Images given to the devices at once: as asked for, or a few more.
+        engine: What computes.
+        batch_size: Images that are best given at once: as asked for, or a few more.
     """
 
-    def __init__(self, bundle: Bundle, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
-        """Put a bundle on the devices.
+    def __init__(
+        self,
+        bundle: Bundle,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        engine: EngineName = "xla",
+    ) -> None:
+        """Make a bundle ready to score.
 
         Raises:
             BundleError: The bundle's variables are not those of its network.
-            UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
+            UsageError: ``batch_size`` is not in 1..``forward.MOST_BATCH_SIZE``, or there is no
+                such engine here.
+            ExportError: The engine does not say what XLA says.
         """
         self.manifest = bundle.manifest
         self.bundle = bundle
-        network = network_of(self.manifest)
-        check_fit(bundle, network)
-        self._gate = bundle.gate
-        self._forward = Forward(network, self.manifest.preprocess, bundle.variables, batch_size)
+        self._forward = forward.create(bundle, batch_size, engine)
+        self.engine: Engine = self._forward.engine
         self.batch_size = self._forward.batch_size
+
+    @cached_property
+    def _explainer(self) -> "Explainer":
+        return forward.explainer(self.bundle)
 
     def __repr__(self) -> str:
         manifest = self.manifest
         return (
             f"<Scorer of model {manifest.model_id}, target {manifest.target}, "
-            f"{len(manifest.scope)} body parts in scope, batch size {self.batch_size}>"
+            f"{len(manifest.scope)} body parts in scope, batch size {self.batch_size}, "
+            f"{self.engine}>"
         )
 
     def score(self, inputs: NDArray[np.floating[Any]]) -> Scores:
@@ -281,9 +223,9 @@ class Scorer:
             ValueError: ``inputs`` are something else.
         """
         likelihoods, features = self._forward(self._checked(inputs))
-        distances = gate.distances(self._gate, features)
+        distances = gate.distances(self.bundle.gate, features)
         is_near = distances <= self.manifest.gate.threshold
-        familiar = is_near & ~gate.are_negatives(self._gate, features)
+        familiar = is_near & ~gate.are_negatives(self.bundle.gate, features)
         return Scores(likelihoods[:, 0], distances, familiar, likelihoods[:, 1:])
 
     def explain(
@@ -297,14 +239,12 @@ class Scorer:
 
         Returns:
             float32 (n, size, size) in 0..1 over each square, of which the hottest place is 1;
-            :func:`fracjax.explain.on_picture` brings it to the radiograph.
+            :func:`fracjax.heat.on_picture` brings it to the radiograph.
 
         Raises:
             ValueError: As :meth:`score`.
         """
-        heat = self._forward.explain(self._checked(inputs), method)
-        size = self.manifest.preprocess.image_size
-        return np.stack([explain.in_square(each, size) for each in heat])
+        return self._explainer(self._checked(inputs), method)
 
     def heat_map(
         self, picture: Picture, method: Method = "grad_cam", prediction: Prediction | None = None
@@ -320,16 +260,17 @@ class Scorer:
             uint8 (height, width, 3), BGR, in the pixels of the radiograph.
         """
         preprocess = self.manifest.preprocess
-        heat = self.explain(network_input(picture.display, preprocess)[np.newaxis], method)[0]
+        square = network_input(picture.display, preprocess)
         prediction = prediction or self.predict_picture(picture)
         likelihood = prediction.likelihood
         said = "no likelihood" if likelihood is None else f"likelihood {likelihood:.3f}"
-        return explain.overlay(
+        hot = self.explain(square[np.newaxis], method)[0]
+        return heat.overlay(
             picture.display,
-            explain.on_picture(heat, picture.display, preprocess),
+            heat.on_picture(hot, picture.display, preprocess),
             prediction.raw_likelihood if prediction.familiar else 0.0,
             f"{self.manifest.target}: {said}. {self.manifest.model_id}, "
-            f"{method.replace('_', ' ')}: {explain.NO_MARKING}. {NOTICE}",
+            f"{method.replace('_', ' ')}: {heat.NO_MARKING}. {NOTICE}",
         )
 
     def _checked(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -395,11 +336,18 @@ class Scorer:
         )
 
 
-def load(directory: Path | str = BUNDLED, *, batch_size: int = DEFAULT_BATCH_SIZE) -> Scorer:
+def load(
+    directory: Path | str = BUNDLED,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    engine: EngineName = "auto",
+) -> Scorer:
     """Load a bundle, by default the one that ships with the package, ready to score.
 
     Raises:
         BundleError: The bundle is missing, damaged or of an unknown version.
-        UsageError: ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
+        UsageError: ``batch_size`` is not in 1..``forward.MOST_BATCH_SIZE``, or there is no such
+            engine here.
+        ExportError: The engine does not say what XLA says.
     """
-    return Scorer(load_bundle(Path(directory)), batch_size)
+    return Scorer(load_bundle(Path(directory)), batch_size, engine)

@@ -21,8 +21,9 @@ from fracjax.augment import augment
 from fracjax.card import render_card
 from fracjax.configs import Config
 from fracjax.dataset_facts import FACTS
-from fracjax.engine import DEFAULT_BATCH_SIZE, Forward, Scorer, Scores, network_of
+from fracjax.engine import DEFAULT_BATCH_SIZE, Scorer, Scores
 from fracjax.errors import DataError
+from fracjax.forward.xla import XlaForward, network_of
 from fracjax.image.anatomy import scope_of
 from fracjax.initial import Initial
 from fracjax.notice import NOTICE
@@ -205,7 +206,7 @@ def _fit_gate(
     variables = bundle.decode_weights(weights)
     preprocess, batch_size = ungated.preprocess, DEFAULT_BATCH_SIZE
     network = network_of(ungated)
-    forward = Forward(network, preprocess, variables, batch_size)
+    forward = XlaForward(network, preprocess, variables, batch_size)
 
     def inputs(number: int, change: data.Change = data.unchanged) -> Iterator[NDArray[np.float32]]:
         report = _told(stage, f"fitting the gate, pass {number} of 3", train_images)

@@ -11,6 +11,7 @@ from fracjax import bundle
 from fracjax.bundle import Arrays
 from fracjax.configs import Model, Preprocess
 from fracjax.errors import DataError, WeightsError
+from fracjax.forward.xla import fitting_network
 from fracjax.models import Network, Variables, weights_file
 from fracjax.models.import_weights import BOTTLENECKS, EPSILONS, PIXELS, read_bytes, translate
 from fracjax.models.layers import HEAD
@@ -103,7 +104,7 @@ def _read_bundle(
     initial = bundle.load(path)
     manifest = initial.manifest
     theirs = (manifest.target, *manifest.training.data.labels)
-    bundle.check_fit(initial, Network(manifest.model, outputs=len(theirs)))
+    fitting_network(initial)
     channels = (manifest.preprocess.channel_mean, manifest.preprocess.channel_std)
     _check_agreement(path, manifest.model, channels, network, preprocess)
     return Initial(

@@ -7,8 +7,9 @@ from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from fracjax import bundle, data, evaluate
-from fracjax.engine import DEFAULT_BATCH_SIZE, Forward
+from fracjax.engine import DEFAULT_BATCH_SIZE
 from fracjax.errors import DivergedError
+from fracjax.forward.xla import XlaForward
 from fracjax.models import Network
 from fracjax.record import selection_values
 from fracjax.task import Task
@@ -46,7 +47,7 @@ class Judge:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._forward: Forward | None = None
+        self._forward: XlaForward | None = None
 
     def __call__(self, variables: bundle.Arrays) -> tuple[dict[str, float], float]:
         """Give the figures, and the one that chooses, the larger the better."""
@@ -54,7 +55,7 @@ class Judge:
         if self._forward is None:
             # The network that will score, in float32 whatever training computes in.
             network = Network(config.model, outputs=1 + len(config.data.labels))
-            self._forward = Forward(network, config.preprocess, variables, DEFAULT_BATCH_SIZE)
+            self._forward = XlaForward(network, config.preprocess, variables, DEFAULT_BATCH_SIZE)
         self._forward.load(variables)
         inputs = data.inputs(images, config.preprocess, batch_size=DEFAULT_BATCH_SIZE)
         likelihoods = np.concatenate([self._forward(batch)[0][:, 0] for batch in inputs])

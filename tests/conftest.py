@@ -37,6 +37,15 @@ print("tensorflow" in sys.modules)
 """
 
 
+LONGEST_FIRST = ("test_sweep.py", "test_train.py", "test_notebook.py", "test_distributed.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, or one process is at them while the others wait."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real radiographs, weights and DICOM files that the project does not ship."""
@@ -48,7 +57,10 @@ def shared():
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compile each program once in a session, however many tests and processes run it."""
+    """Compile each program once in a session, however many tests and processes run it.
+
+    Gives what other processes need in their environment for it.
+    """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # that of all workers
@@ -58,7 +70,9 @@ def compilation_cache(tmp_path_factory):
     }
     for name, value in settings.items():
         jax.config.update(name, value)
-    return {name.upper(): str(value) for name, value in settings.items()}
+    variables = {name.upper(): str(value) for name, value in settings.items()}
+    variables["FRACJAX_CACHE_DIR"] = os.environ["FRACJAX_CACHE_DIR"] = str(folder / "compiled")
+    return variables
 
 
 @pytest.fixture(scope="session")

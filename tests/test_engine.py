@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 import fracjax
 import fracjax.errors
 from fracjax import bundle, data, evaluate
-from fracjax.engine import MOST_BATCH_SIZE, Scorer, why_unfamiliar
+from fracjax.engine import Scorer, why_unfamiliar
+from fracjax.forward import MOST_BATCH_SIZE
 from image.dicom_files import dicom_bytes
 
 

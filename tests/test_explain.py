@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fracjax as fj
 from fracjax import data, explain
+from fracjax import heat as heat_maps
 from fracjax.cli import app
 from fracjax.configs import Model, Preprocess
 from fracjax.errors import UsageError
@@ -81,7 +82,7 @@ def test_a_map_lies_over_the_place_of_the_picture_that_it_is_of(height, width, f
     column = int(width / 2 + (place[1] - 0.5) * side)
     display[row - 3 : row + 4, column - 3 : column + 4] = 1
     heat = network_input(display, preprocess)  # as if the network looked at brightness
-    found = explain.on_picture(heat, display, preprocess)
+    found = heat_maps.on_picture(heat, display, preprocess)
     assert found.shape == display.shape
     assert 0 <= found.min() <= found.max() <= 1
     hottest = np.unravel_index(found.argmax(), found.shape)
@@ -93,15 +94,15 @@ def test_a_map_lies_over_the_place_of_the_picture_that_it_is_of(height, width, f
 def test_what_the_network_was_not_shown_is_cold():
     preprocess = Preprocess(image_size=SIZE, fit="crop")
     display = np.zeros((50, 150), np.float32)
-    found = explain.on_picture(np.ones((SIZE, SIZE), np.float32), display, preprocess)
+    found = heat_maps.on_picture(np.ones((SIZE, SIZE), np.float32), display, preprocess)
     assert (found[:, :50] == 0).all()
     assert (found[:, 50:100] == 1).all()
     assert (found[:, 100:] == 0).all()
 
 
 def test_a_cold_map_stays_cold():
-    assert not explain.in_square(np.full((2, 2), -1, np.float32), SIZE).any()
-    hot = explain.in_square(np.float32([[0, 3], [0, 0]]), SIZE)
+    assert not heat_maps.in_square(np.full((2, 2), -1, np.float32), SIZE).any()
+    hot = heat_maps.in_square(np.float32([[0, 3], [0, 0]]), SIZE)
     assert hot.max() == 1
     assert np.unravel_index(hot.argmax(), hot.shape)[1] > SIZE // 2
 
@@ -111,11 +112,11 @@ def test_an_overlay_leaves_cold_places_and_unlikely_pictures_as_they_are():
     grey = np.repeat(np.rint(display * 255).astype(np.uint8)[..., None], 3, axis=2)
     heat = np.zeros((SIZE, SIZE), np.float32)
     heat[:10] = 1
-    shown = explain.overlay(display, heat)
+    shown = heat_maps.overlay(display, heat)
     np.testing.assert_array_equal(shown[10:], grey[10:])
     assert (shown[:10] != grey[:10]).any()
-    np.testing.assert_array_equal(explain.overlay(display, heat, strength=0.0), grey)
-    captioned = explain.overlay(display, heat, 1.0, "Research use only. " * 3)
+    np.testing.assert_array_equal(heat_maps.overlay(display, heat, strength=0.0), grey)
+    captioned = heat_maps.overlay(display, heat, 1.0, "Research use only. " * 3)
     np.testing.assert_array_equal(captioned[:SIZE], shown)
     assert captioned[SIZE:].any()
 
@@ -211,9 +212,9 @@ def test_the_picture_says_the_likelihood_that_is_told(tuned_bundle, tmp_path, mo
     """Of another prevalence, too, and that it marks nothing."""
     captions = []
     monkeypatch.setattr(
-        explain, "overlay", lambda display, heat, strength, caption: captions.append(caption)
+        heat_maps, "overlay", lambda display, heat, strength, caption: captions.append(caption)
     )
-    monkeypatch.setattr(explain, "encode_png", lambda picture: b"")
+    monkeypatch.setattr(heat_maps, "encode_png", lambda picture: b"")
     image = tmp_path / "radiograph.png"
     cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (80, 80), np.uint8))
     command = ["predict", str(image), "--bundle", str(tuned_bundle), "--prevalence", "0.01"]

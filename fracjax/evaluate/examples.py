@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fracjax import data
 from fracjax.configs import DataSet
 from fracjax.engine import Scorer
-from fracjax.explain import on_picture, overlay
+from fracjax.heat import on_picture, overlay
 from fracjax.image import network_input
 
 Kind = Literal["missed", "false alarm", "found", "rightly silent"]

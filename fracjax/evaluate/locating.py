@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fracjax import bundle, data, metrics
-from fracjax.engine import Scorer, network_of
-from fracjax.explain import Method, on_picture
+from fracjax import data, metrics
+from fracjax.engine import Scorer
+from fracjax.explain import Explainer
 from fracjax.figure import Figure, Undefined
+from fracjax.forward.xla import network_of
+from fracjax.heat import Method, on_picture
 from fracjax.image import network_input
 from fracjax.metrics.intervals import APART
 
@@ -170,7 +172,7 @@ def locate(
         example = images[row]
         pixels = example.pixels()
         square = network_input(pixels, preprocess)[np.newaxis]
-        learned, blind = (one.explain(square, method)[0] for one in (scorer, random))
+        learned, blind = (explain(square, method)[0] for explain in (scorer.explain, random))
         learned_scores.append(score_map(on_picture(learned, pixels, preprocess), example.boxes))
         random_scores.append(score_map(on_picture(blind, pixels, preprocess), example.boxes))
         likeness.append(_likeness(learned, blind))
@@ -200,13 +202,13 @@ def locate(
     )
 
 
-def _random(scorer: Scorer, square: NDArray[np.float32], method: Method) -> Scorer:
+def _random(scorer: Scorer, square: NDArray[np.float32], method: Method) -> Explainer:
     """Give the same network with random weights, drawn until a picture has any heat at all."""
-    loaded, network = scorer.bundle, network_of(scorer.manifest)
+    network = network_of(scorer.manifest)
     for seed in range(MOST_SEEDS):
         drawn = {name: np.asarray(value) for name, value in network.init(seed).items()}
-        random = Scorer(bundle.Bundle(loaded.manifest, drawn, loaded.gate), batch_size=1)
-        if random.explain(square[np.newaxis], method).any():
+        random = Explainer(network, scorer.manifest.preprocess, drawn)
+        if random(square[np.newaxis], method).any():
             break
     return random
 

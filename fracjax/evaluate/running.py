@@ -25,6 +25,7 @@ from fracjax.evaluate.locating import locate
 from fracjax.evaluate.measuring import HALF, measure_all
 from fracjax.evaluate.predicting import predict
 from fracjax.evaluate.stress import stress
+from fracjax.forward import Engine
 from fracjax.metrics import reliability
 from fracjax.operating import RULES, SPREADS, OperatingPoint
 
@@ -113,6 +114,7 @@ def evaluate_images(
             if len(images) == len(studies.sample)
             else ""
         ),
+        f"likelihoods were computed by {scorer.engine}",
     ]
     unfamiliar = int((~scored[0].familiar).sum())
     if unfamiliar:
@@ -201,6 +203,8 @@ def evaluate_site(
         footer["operating_points"]
     )
     remarks = read.remarks
+    if "engine" in footer:  # not of earlier releases
+        remarks.append(f"likelihoods were computed by {Engine(**footer['engine'])}")
     thresholds, calibration = _frozen(points, calibration, settings, remarks)
     evaluation = _evaluation(
         read.studies,

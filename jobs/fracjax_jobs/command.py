@@ -4,7 +4,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from fracjax.notice import NOTICE
 from fracjax.text import printable
 
 if TYPE_CHECKING:
+    from fracjax.forward import EngineName
     from fracjax_jobs.score_dir import Options
     from fracjax_jobs.worklist import Paths, Summary
 
@@ -22,6 +23,11 @@ LONGEST_WAIT = 24 * 366 * 100
 """Hours; beyond it, time arithmetic ends."""
 MOST_MEMORY = 2**20
 """GiB that no machine has."""
+
+EngineOption = Annotated[
+    Literal["auto", "openvino", "xla"],
+    typer.Option(help="What computes; auto is OpenVINO on a CPU, if it is installed, or XLA."),
+]
 
 
 def score_dir(
@@ -72,6 +78,7 @@ def score_dir(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and errors as lines of JSON on stderr.")
     ] = False,
+    engine: EngineOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Images given to the device at once.")] = 16,
     workers: Annotated[int, typer.Option(help="Reading processes; 0 is one a core.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that reading one file may take.")] = 60.0,
@@ -112,7 +119,7 @@ def score_dir(
         if dry_run:
             _count(directory, out, log_json=log_json)
             return
-        summary = _run(directory, out, bundle, batch_size, options, log_json)
+        summary = _run(directory, out, bundle, batch_size, engine, options, log_json)
     except FracjaxError as error:
         if log_json:
             progress.event("error", message=str(error), exit_code=error.exit_code)
@@ -198,6 +205,7 @@ def _run(
     out: Path,
     bundle: Path | None,
     batch_size: int,
+    engine_name: "EngineName",
     options: "Options",
     log_json: bool,
 ) -> "Summary":
@@ -207,7 +215,7 @@ def _run(
     from fracjax_jobs import score_dir as job
 
     job.check_paths(directory, out)
-    scorer = engine.load(bundle or BUNDLED, batch_size=batch_size)
+    scorer = engine.load(bundle or BUNDLED, batch_size=batch_size, engine=engine_name)
     with progress.json_lines() if log_json else progress.bar() as report:
         return job.score_dir(directory, out, scorer, options, report=report)
 
@@ -264,6 +272,7 @@ def _print(summary: "Summary", out: Path, options: "Options", *, show_paths: boo
         found = _read_paths(paths, keys) if show_paths else None
         typer.echo("\n" + _table(summary.top, found))
         typer.echo(f"The likelihood is {summary.likelihood}.")
+    typer.echo(f"Computed by {summary.engine}.")
     if not summary.is_news:
         typer.echo("\nNothing has changed since the last run.")
     kept = options.presentation.identifiers.key is None

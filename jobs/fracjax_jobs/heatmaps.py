@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fracjax import explain, files
+from fracjax import files, heat
 from fracjax.engine import Scorer
 from fracjax.errors import UsageError
 from fracjax.image import ReadPolicy
@@ -108,7 +108,7 @@ def write(
             failed.append(row["top_file_key"])
             continue
         path = wanted.directory / f"{row['rank']:04d}-{row['top_file_key']}.png"
-        files.write_synced(path, explain.encode_png(_picture(scorer, fitting[0], row)))
+        files.write_synced(path, heat.encode_png(_picture(scorer, fitting[0], row)))
         path.chmod(PRIVATE)
         pictures += 1
     return Written(pictures, tuple(failed))
@@ -119,13 +119,13 @@ def _picture(scorer: Scorer, reading: Reading, row: Mapping[str, Any]) -> NDArra
     display = reading.display
     if display is None:
         raise RuntimeError("the picture was not kept")
-    heat = explain.on_picture(scorer.explain(reading.input[None])[0], display, preprocess)
+    hot = heat.on_picture(scorer.explain(reading.input[None])[0], display, preprocess)
     caption = (
         f"rank {row['rank']}, {row['target']}: likelihood of the study {row['likelihood']:.3f}. "
-        f"{scorer.manifest.model_id}, grad cam: {explain.NO_MARKING}. {NOTICE}"
+        f"{scorer.manifest.model_id}, grad cam: {heat.NO_MARKING}. {NOTICE}"
     )
     grey = np.asarray(display / np.float32(255), np.float32)
-    return explain.overlay(grey, heat, row["image_raw_likelihoods"][0], caption)
+    return heat.overlay(grey, hot, row["image_raw_likelihoods"][0], caption)
 
 
 def _first(paths: Paths, count: int) -> list[dict[str, Any]]:

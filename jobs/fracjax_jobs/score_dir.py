@@ -157,7 +157,7 @@ def score_dir(
         )
         state.register(inventory)
         known = state.done()
-        ledger = Ledger(scorer, options.group_by, state)
+        ledger = stack.enter_context(Ledger(scorer, options.group_by, state))
         report(Progress(len(inventory), known, known))
         reading: deque[Task] = deque()
         results = read_all(
@@ -181,6 +181,7 @@ def score_dir(
             options.presentation,
             provenance(scorer, claim, options.presentation, state.reference),
         )
+        summary.engine = str(scorer.engine)
         if options.heatmaps is not None:
             summary.heatmaps = heatmaps.write(
                 options.heatmaps, paths, inventory, scorer, policy, options.limits
@@ -238,6 +239,7 @@ def conditions(root: Path, scorer: Scorer, policy: ReadPolicy, group_by: GroupBy
         "model_id": manifest.model_id,
         "weights_sha256": manifest.weights_sha256,
         "bundle": _digest(asdict(manifest)),
+        "engine": asdict(scorer.engine),
         "preprocess": asdict(manifest.preprocess),
         "policy": asdict(policy),
         "group_by": group_by,

@@ -128,6 +128,7 @@ class Summary:
         top: Rows of the first ranked studies.
         triage: Ranked ones by a site's band; none where no bands were given.
         likelihood: What it is, in words.
+        engine: What computed it, in words.
         heatmaps: What heat maps were written; ``None`` if none were asked for.
         is_news: Whether a table differs from that of an earlier run.
     """
@@ -142,6 +143,7 @@ class Summary:
     triage: Counter[TriageBand] = field(default_factory=Counter)
     top: list[dict[str, Any]] = field(default_factory=list)
     likelihood: str = ""
+    engine: str = ""
     heatmaps: Written | None = None
     is_news: bool = False
 
