@@ -463,6 +463,7 @@ def evaluate(
             ("--against", against is not None),
             ("--stress", stress),
             ("--across-targets", across_targets),
+            ("--engine", engine != "auto"),
         ):
             if given:
                 raise UsageError(

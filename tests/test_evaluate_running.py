@@ -445,7 +445,9 @@ def test_the_commands_join_up(worklist, tmp_path, capsys):
         )
 
 
-@pytest.mark.parametrize("option", [["--stress"], ["--across-targets"], ["--against", "b"]])
+@pytest.mark.parametrize(
+    "option", [["--stress"], ["--across-targets"], ["--against", "b"], ["--engine", "xla"]]
+)
 def test_what_needs_images_is_refused_of_a_worklist(option, worklist, tmp_path):
     path, labels = worklist
     table = write_labels(tmp_path / "labels.csv", all_labels(labels))
