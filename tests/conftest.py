@@ -37,7 +37,14 @@ print("tensorflow" in sys.modules)
 """
 
 
-LONGEST_FIRST = ("test_sweep.py", "test_train.py", "test_notebook.py", "test_distributed.py")
+LONGEST_FIRST = (
+    "test_durable.py",
+    "test_train.py",
+    "test_distributed.py",
+    "test_sweep.py",
+    "test_parallel.py",
+    "test_import_weights.py",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -67,6 +74,7 @@ def compilation_cache(tmp_path_factory):
     settings = {
         "jax_compilation_cache_dir": str(folder / "xla"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,  # compiling takes most of the time
     }
     for name, value in settings.items():
         jax.config.update(name, value)

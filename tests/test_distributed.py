@@ -15,7 +15,7 @@ from fracjax.record.journal import METRICS_NAME
 
 SETTINGS = [
     *("name=together", "model.name=small_cnn", "data.select=0.35", "seed=1", "loss.weights=mura"),
-    *("optimizer.epochs=6", "optimizer.batch_size=8", "optimizer.learning_rate=1e-3"),
+    *("optimizer.epochs=3", "optimizer.batch_size=8", "optimizer.learning_rate=1e-3"),
     *("optimizer.frozen_stages=0", "optimizer.average=0.5"),
 ]
 
@@ -43,21 +43,21 @@ def start(data_dir, compilation_cache):
 
 @pytest.fixture
 def start_two(start):
-    """Start two processes of four devices each."""
+    """Start two processes of two devices each."""
 
     def start_two(workdir, *more):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
         together = ("--distributed", "--coordinator", coordinator, "--processes", "2")
-        return [start(workdir, 4, *more, *together, "--process", str(i)) for i in range(2)]
+        return [start(workdir, 2, *more, *together, "--process", str(i)) for i in range(2)]
 
     return start_two
 
 
 def test_two_processes_that_are_told_to_end_go_on_to_the_figures_of_one(start, start_two, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    process = start(alone, 8)
+    process = start(alone, 4)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
 
