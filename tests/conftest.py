@@ -74,7 +74,6 @@ def compilation_cache(tmp_path_factory):
     settings = {
         "jax_compilation_cache_dir": str(folder / "xla"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_disable_most_optimizations": True,  # compiling takes most of the time
     }
     for name, value in settings.items():
         jax.config.update(name, value)
