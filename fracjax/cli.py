@@ -378,7 +378,7 @@ def predict(
     scorer = load(bundle or BUNDLED, batch_size=1, engine=engine)
     check_calibrated(scorer.manifest, prevalence)
     try:
-        picture = scorer.read(file)
+        prediction = scorer.predict(file, prevalence=prevalence)
     except Rejected as rejected:
         unreadable = rejected.reason.is_failure or rejected.reason == Reason.NOT_AN_IMAGE
         kind = UsageError if unreadable else NotScoredError
@@ -388,10 +388,9 @@ def predict(
             Reason.MULTI_FRAME: "export single frames",
         }.get(rejected.reason, "give a radiograph")
         raise kind(f"{file} is not scored: {rejected}; {way_out}") from None
-    prediction = scorer.predict_picture(picture, prevalence=prevalence)
     typer.echo(prediction)
     if heatmap is not None:
-        shown = scorer.heat_map(picture, heatmap_method, prediction)
+        shown = scorer.heat_map(scorer.read(file), heatmap_method, prediction)
         files.write_synced(heatmap, encode_png(shown))
         typer.echo(f"{heatmap}: what moved the likelihood, {NO_MARKING}")
     if not prediction.familiar:

@@ -18,6 +18,7 @@ from fracjax.errors import UsageError
 from fracjax.forward import Engine, EngineName
 from fracjax.heat import Method
 from fracjax.image import Picture, ReadPolicy, network_input, read_picture
+from fracjax.image.render import least_side
 from fracjax.notice import NOTICE
 from fracjax.operating import RULES
 
@@ -260,7 +261,7 @@ class Scorer:
             uint8 (height, width, 3), BGR, in the pixels of the radiograph.
         """
         preprocess = self.manifest.preprocess
-        square = network_input(picture.display, preprocess)
+        square = network_input(picture.display, preprocess, picture.shape)
         prediction = prediction or self.predict_picture(picture)
         likelihood = prediction.likelihood
         said = "no likelihood" if likelihood is None else f"likelihood {likelihood:.3f}"
@@ -305,7 +306,8 @@ class Scorer:
             Rejected: The file yields no picture, or one of a body part outside the model's scope.
             OSError: It cannot be read.
         """
-        return self.predict_picture(self.read(path), prevalence=prevalence)
+        picture = self._read(path, least_side(self.manifest.preprocess))
+        return self.predict_picture(picture, prevalence=prevalence)
 
     def read(self, path: Path | str) -> Picture:
         """Read one image file that the model is meant for.
@@ -314,8 +316,11 @@ class Scorer:
             Rejected: The file yields no picture, or one of a body part outside the model's scope.
             OSError: It cannot be read.
         """
+        return self._read(path, None)
+
+    def _read(self, path: Path | str, wanted: int | None) -> Picture:
         policy = ReadPolicy(body_parts=self.manifest.scope)
-        return read_picture(Path(path).read_bytes(), policy)
+        return read_picture(Path(path).read_bytes(), policy, wanted)
 
     def predict_picture(self, picture: Picture, *, prevalence: float | None = None) -> Prediction:
         """Score one picture.
@@ -324,7 +329,8 @@ class Scorer:
             UsageError: ``prevalence`` is none, or the model is not calibrated.
         """
         check_calibrated(self.manifest, prevalence)
-        scores = self.score(network_input(picture.display, self.manifest.preprocess)[np.newaxis])
+        square = network_input(picture.display, self.manifest.preprocess, picture.shape)
+        scores = self.score(square[np.newaxis])
         return Prediction(
             float(scores.likelihoods[0]),
             float(scores.distances[0]),

@@ -25,7 +25,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from fracjax.image import codecs, grayscale, header, presentation
+from fracjax.image import codecs, grayscale, header, presentation, reduced
 from fracjax.image.parse import MAX_BYTES, looks_like_dicom, parse, pydicom_silenced
 from fracjax.image.picture import (
     MAX_PIXELS,
@@ -44,17 +44,23 @@ _PALETTE = "PALETTE COLOR"
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour spaces that are read (PS3.3 C.7.6.3.1.2), of three samples a pixel."""
 
+_OVERLAYS = range(0x6000, 0x6020)
+"""Groups of overlay planes (PS3.3 C.9.2)."""
+
 DEFAULT_POLICY = ReadPolicy()
 
 codecs.register()
 
 
-def read_dicom(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
+def read_dicom(
+    data: bytes, policy: ReadPolicy = DEFAULT_POLICY, least_side: int | None = None
+) -> Picture:
     """Read the radiograph of a DICOM file that holds one frame.
 
     Args:
         data: The whole file.
         policy: Which objects count as radiographs.
+        least_side: Pixels that are wanted of the longer side, as :func:`read_picture` takes them.
 
     Returns:
         The picture as a display would show it, with the facts of its header.
@@ -67,10 +73,12 @@ def read_dicom(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
     if opened.frames > 1:
         detail = "several frames; fracjax.image.read_pictures reads them one by one"
         raise Rejected(Reason.MULTI_FRAME, detail, opened.facts, opened.frames)
-    return _read_frame(opened, 0, policy)
+    return _read_frame(opened, 0, policy, least_side)
 
 
-def read_dicom_frames(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictures:
+def read_dicom_frames(
+    data: bytes, policy: ReadPolicy = DEFAULT_POLICY, least_side: int | None = None
+) -> Pictures:
     """Read every frame of a DICOM file as an exposure of its own.
 
     Silencing pydicom changes settings of the process while the file is opened and each frame is
@@ -79,6 +87,7 @@ def read_dicom_frames(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictu
     Args:
         data: The whole file.
         policy: Which objects count as radiographs.
+        least_side: Pixels that are wanted of the longer side, as :func:`read_picture` takes them.
 
     Returns:
         What its header says, and its frames to come.
@@ -91,7 +100,7 @@ def read_dicom_frames(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictu
     def outcomes() -> Iterator[Picture | Rejected]:
         for index in range(opened.frames):
             try:
-                yield _read_frame(opened, index, policy)
+                yield _read_frame(opened, index, policy, least_side)
             except Rejected as rejected:
                 yield rejected
 
@@ -144,14 +153,22 @@ def _open(data: bytes, policy: ReadPolicy) -> _Opened:
     return _Opened(dataset, facts, frames)
 
 
-def _read_frame(opened: _Opened, index: int, policy: ReadPolicy) -> Picture:
+def _read_frame(opened: _Opened, index: int, policy: ReadPolicy, least_side: int | None) -> Picture:
     """Decode one frame, and show it.
 
     Raises:
         Rejected: The frame yields no picture. Nothing else is raised.
     """
     with pydicom_silenced(), _rejecting(opened.facts):
-        return _picture(opened, index, _compressed_frame(opened, index), policy)
+        frame = _compressed_frame(opened, index)
+        levels = 0
+        if frame is not None and least_side is not None and not policy.full_resolution:
+            levels = _levels_to_spare(opened.dataset, frame, least_side)
+        if levels:
+            # Should the smaller picture be damaged, the whole one decides what is said of it.
+            with suppress(Exception):
+                return _picture(opened, index, frame, policy, levels)
+        return _picture(opened, index, frame, policy, 0)
 
 
 @contextmanager
@@ -318,41 +335,75 @@ def _compressed_frame(opened: _Opened, index: int) -> bytes | None:
     return frame
 
 
-def _picture(opened: _Opened, index: int, frame: bytes | None, policy: ReadPolicy) -> Picture:
-    """Decode a frame, and show it."""
+def _levels_to_spare(dataset: Dataset, frame: bytes, least_side: int) -> int:
+    """Tell how many levels of a compressed frame need not be decoded.
+
+    None where pixels are padded, since the smaller picture mixes padding and anatomy; nor where
+    codestream and header differ in what a sample is, which is for pydicom to settle.
+    """
+    rows, columns, samples = _shape(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if samples != 1 or syntax not in reduced.SYNTAXES or "PixelPaddingValue" in dataset:
+        return 0
+    bits = header.required_integer(dataset, "BitsStored")
+    is_signed = header.integer(dataset, "PixelRepresentation") == 1
+    precision = codecs.codestream(frame, syntax).precision
+    if not bits <= precision <= 16 or _high_bit(dataset) != bits - 1:
+        return 0
+    if precision > bits and any(tag.group in _OVERLAYS for tag in dataset.keys()):  # noqa: SIM118
+        return 0  # their planes may lie in the bits above
+    count = reduced.halvings(frame, syntax, (rows, columns), least_side)
+    return count if count and reduced.is_signed(frame) == is_signed else 0
+
+
+def _samples(opened: _Opened, index: int, frame: bytes | None, levels: int) -> NDArray[Any]:
+    """Decode a frame, but for its last ``levels``."""
     dataset = opened.dataset
-    actual = dataset.file_meta.TransferSyntaxUID
-    compressed = frame is not None
-    photometric = header.code(dataset, "PhotometricInterpretation") or ""
-    samples, _ = get_decoder(actual).as_array(
+    if frame is not None and levels:
+        rows, columns, _ = _shape(dataset)
+        precision = codecs.codestream(frame, dataset.file_meta.TransferSyntaxUID).precision
+        return reduced.decode(frame, (rows, columns), precision, levels)
+    samples, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(
         dataset,
         index=index,
-        decoding_plugin=codecs.PLUGIN if compressed else "",
+        decoding_plugin=codecs.PLUGIN if frame is not None else "",
         # Of native data the frames that are there are read, even where one behind them is cut off.
-        number_of_frames=opened.frames if compressed else index + 1,  # type: ignore[arg-type]
+        number_of_frames=opened.frames if frame is not None else index + 1,  # type: ignore[arg-type]
         # pydicom would wrap the overshoot of lossy compression around.
         correct_unused_bits=False,  # type: ignore[arg-type]  # annotated without Unpack
-        photometric_interpretation=photometric,  # type: ignore[arg-type]
+        photometric_interpretation=header.code(dataset, "PhotometricInterpretation") or "",  # type: ignore[arg-type]
     )
-    is_monochrome = photometric in _MONOCHROME
-    if is_monochrome and (fault := codecs.fault(frame, actual, samples)):
+    return samples
+
+
+def _picture(
+    opened: _Opened, index: int, frame: bytes | None, policy: ReadPolicy, levels: int
+) -> Picture:
+    """Decode a frame, but for its last ``levels``, and show it."""
+    dataset = opened.dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
+    samples = _samples(opened, index, frame, levels)
+    is_monochrome = header.code(dataset, "PhotometricInterpretation") in _MONOCHROME
+    if is_monochrome and (fault := codecs.fault(frame, syntax, samples)):
         raise Rejected(Reason.DAMAGED, fault)
     stored = grayscale.stored_values(
         samples,
         header.required_integer(dataset, "BitsStored"),
         _high_bit(dataset),
-        clip=codecs.may_overshoot(actual, samples.dtype.kind == "i"),
+        clip=levels > 0 or codecs.may_overshoot(syntax, samples.dtype.kind == "i"),
     )
     if is_monochrome:
-        shown = presentation.show(dataset, stored, policy, index)
+        shown = presentation.show(dataset, stored, policy, index, step=1 << levels)
     else:
         display = _show_colour(dataset, stored, policy)
         shown = presentation.Shown(display, voi_source="none", polarity_source="none", notes=())
+    decoder = "pydicom" if frame is None else reduced.LIBRARY if levels else codecs.LIBRARY
     return Picture(
         display=shown.display,
+        shape=_shape(dataset)[:2],
         header=opened.facts,
         format="dicom",
-        decoder=codecs.LIBRARY if compressed else "pydicom",
+        decoder=decoder,
         voi_source=shown.voi_source,
         polarity_source=shown.polarity_source,
         frame=index + 1 if opened.frames > 1 else None,

@@ -187,6 +187,7 @@ class Picture:
 
     Attributes:
         display: float32 (height, width) in 0..1; 0 is black and 1 is white (P-values, PS3.14).
+        shape: Height and width of the file's picture, of which ``display`` may be a smaller one.
         header: Facts of the DICOM header; ``None`` for a plain image file.
         format: ``dicom``, ``jpeg``, ``png`` or ``tiff``.
         decoder: The library that decoded the pixels.
@@ -200,6 +201,7 @@ class Picture:
     """
 
     display: NDArray[np.float32]
+    shape: tuple[int, int]
     header: Header | None
     format: str
     decoder: str

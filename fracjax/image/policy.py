@@ -47,6 +47,8 @@ class ReadPolicy:
             it is shown by percentiles of its exposed region.
         max_frames: Frames of one object that are taken for as many exposures. An object of more
             is set aside whole: never is one frame scored for all.
+        full_resolution: Whether all pixels are decoded where the file holds a smaller picture
+            that would do. It takes several times as long, and likelihoods differ a little.
     """
 
     modalities: tuple[str, ...] = ("CR", "DX", "DR", "RG")
@@ -66,6 +68,7 @@ class ReadPolicy:
     for_processing: Action = "set_aside"
     without_window: Action = "score"
     max_frames: int = 4
+    full_resolution: bool = False
 
     def __post_init__(self) -> None:
         for field in ("modalities", "secondary_modalities"):

@@ -89,7 +89,9 @@ def is_for_processing(dataset: Dataset) -> bool:
     return header.code(dataset, "PresentationIntentType") == "FOR PROCESSING"
 
 
-def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy, index: int = 0) -> Shown:
+def show(
+    dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy, index: int = 0, step: int = 1
+) -> Shown:
     """Show stored values in the order of PS3.4 N.2.
 
     Args:
@@ -97,6 +99,7 @@ def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy, index: int 
         stored: Integers (h, w).
         policy: Whether an image without a usable window is shown by percentiles.
         index: Which frame of the object it is, from 0.
+        step: Of how many rows and columns of the header ``stored`` holds one.
 
     Returns:
         The image, with the notes ``shutter_ignored``, ``padding_ignored``, ``modality_ignored``,
@@ -107,7 +110,7 @@ def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy, index: int 
             ``no_window`` where the policy asks for a window.
         Exception: Whatever pydicom raises at a malformed header.
     """
-    background, notes = _background(dataset, stored)
+    background, notes = _background(dataset, stored, step)
     modality = _checked_modality(
         header.of_frame(dataset, "PixelValueTransformationSequence", index), stored, background
     )
@@ -154,7 +157,7 @@ def show(dataset: Dataset, stored: NDArray[Any], policy: ReadPolicy, index: int 
     return Shown(display, voi.source, polarity_source, tuple(notes))
 
 
-def _background(dataset: Dataset, stored: NDArray[Any]) -> tuple[Mask | None, list[str]]:
+def _background(dataset: Dataset, stored: NDArray[Any], step: int) -> tuple[Mask | None, list[str]]:
     """Mask of padding, shutters and collimators, and notes of what was not usable.
 
     Raises:
@@ -163,7 +166,7 @@ def _background(dataset: Dataset, stored: NDArray[Any]) -> tuple[Mask | None, li
     notes = []
     try:
         with _reading():
-            covered = shutter.occluded(dataset, (stored.shape[0], stored.shape[1]))
+            covered = _covered(dataset, stored, step)
     except _Malformed:
         covered = None
         notes.append("shutter_ignored")
@@ -183,6 +186,21 @@ def _background(dataset: Dataset, stored: NDArray[Any]) -> tuple[Mask | None, li
     if background is not None and background.all():
         raise Rejected(Reason.FLAT, "nothing but padding")
     return background, notes
+
+
+def _covered(dataset: Dataset, stored: NDArray[Any], step: int) -> Mask | None:
+    """Mask of shutters and collimators, whose header counts the rows of the whole image."""
+    if step == 1:
+        return shutter.occluded(dataset, (stored.shape[0], stored.shape[1]))
+    rows, columns = (header.required_integer(dataset, name) for name in ("Rows", "Columns"))
+    covered = shutter.occluded(dataset, (rows, columns))
+    if covered is None:
+        return None
+    amid = (
+        np.minimum(np.arange(count) * step + step // 2, side - 1)
+        for count, side in zip(stored.shape, covered.shape, strict=True)
+    )
+    return covered[np.ix_(*amid)]
 
 
 def _padding(stored: NDArray[Any], value: int, limit: int | None) -> Mask:

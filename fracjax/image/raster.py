@@ -72,7 +72,8 @@ def read_raster(data: bytes) -> Picture:
         if low == high:
             raise Rejected(Reason.FLAT, "the exposed region has but one grey level")
         display, voi_source = exposure.stretch(pixels, low, high), "percentile"
-    return Picture(display, None, file_format, DECODER, voi_source, "none", notes=notes)
+    shape = display.shape[0], display.shape[1]
+    return Picture(display, shape, None, file_format, DECODER, voi_source, "none", notes=notes)
 
 
 def decode_gray(

@@ -73,18 +73,36 @@ def _is_tar(block: bytes) -> bool:
     return sum(block[:148]) + 8 * ord(" ") + sum(block[156:]) == int(digits, 8)
 
 
-def read_picture(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Picture:
+def read_picture(
+    data: bytes, policy: ReadPolicy = DEFAULT_POLICY, least_side: int | None = None
+) -> Picture:
     """Read the one picture of a DICOM, JPEG, PNG or TIFF file.
+
+    Args:
+        data: The whole file.
+        policy: Which objects count as radiographs.
+        least_side: Pixels that are wanted of the longer side, as
+            :func:`fracjax.image.render.least_side` tells them. Where the file holds a smaller
+            picture of so many, that is decoded, unless the policy wants all. ``None``: all.
 
     Raises:
         Rejected: The file yields no picture, or several. Nothing else is raised for any ``data``.
     """
     check_kind(data[:WIDE_SNIFF_BYTES])
-    return read_dicom(data, policy) if looks_like_dicom(data) else read_raster(data)
+    if looks_like_dicom(data):
+        return read_dicom(data, policy, least_side)
+    return read_raster(data)
 
 
-def read_pictures(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictures:
+def read_pictures(
+    data: bytes, policy: ReadPolicy = DEFAULT_POLICY, least_side: int | None = None
+) -> Pictures:
     """Read every picture of a DICOM, JPEG, PNG or TIFF file.
+
+    Args:
+        data: The whole file.
+        policy: Which objects count as radiographs.
+        least_side: As :func:`read_picture` takes it.
 
     Returns:
         What its header says, and one outcome for each frame.
@@ -95,5 +113,5 @@ def read_pictures(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> Pictures:
     """
     check_kind(data[:WIDE_SNIFF_BYTES])
     if looks_like_dicom(data):
-        return read_dicom_frames(data, policy)
+        return read_dicom_frames(data, policy, least_side)
     return Pictures(None, 1, iter((read_raster(data),)))

@@ -12,7 +12,9 @@ TILES = (8, 8)
 
 
 def network_input(
-    display: NDArray[np.float32] | NDArray[np.uint8], preprocess: Preprocess
+    display: NDArray[np.float32] | NDArray[np.uint8],
+    preprocess: Preprocess,
+    shape: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Fit a picture into the square that the network sees.
 
@@ -24,6 +26,8 @@ def network_input(
     Args:
         display: (height, width), float32 in 0..1 or uint8 in 0..255; 0 is black.
         preprocess: The size of the square, and what is done besides.
+        shape: Height and width of the whole picture, where ``display`` is a smaller one of it
+            (:func:`least_side`), whose proportions are rounded.
 
     Returns:
         float32 (size, size) in 0..1.
@@ -34,7 +38,7 @@ def network_input(
     if preprocess.window == "percentile":
         low, high = percentile_range(exposed_sample(levels, None))
         picture = stretch(picture, low, high) if low < high else picture
-    rows, columns = placement(picture.shape, preprocess)
+    rows, columns = placement(_whole(picture.shape, display.shape, shape), preprocess)
     new_size = columns.stop - columns.start, rows.stop - rows.start
     # Area averaging is free of aliasing when shrinking, which radiographs nearly always are.
     interpolation = cv2.INTER_AREA if size < max(picture.shape) else cv2.INTER_LINEAR
@@ -42,6 +46,18 @@ def network_input(
     square = np.zeros((size, size), np.float32)
     square[rows, columns] = _equalise(resized, preprocess.clahe) if preprocess.clahe else resized
     return square
+
+
+def least_side(preprocess: Preprocess) -> int | None:
+    """Tell how many pixels of a picture's longer side are enough for :func:`network_input`.
+
+    Twice those of the square, so that it is still shrunk by averaging.
+
+    Returns:
+        Pixels; ``None`` where only a part of the picture is shown, so that all are wanted.
+    """
+    is_whole = preprocess.border == "keep" and preprocess.fit == "letterbox"
+    return 2 * preprocess.image_size if is_whole else None
 
 
 def shown(display: NDArray[np.float32] | NDArray[np.uint8], preprocess: Preprocess) -> Box:
@@ -59,12 +75,33 @@ def shown(display: NDArray[np.float32] | NDArray[np.uint8], preprocess: Preproce
     return rows, columns
 
 
+def picture_in(
+    square: NDArray[np.float32],
+    display: NDArray[np.float32] | NDArray[np.uint8],
+    preprocess: Preprocess,
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
+    """Take the picture out of the square that :func:`network_input` made of it."""
+    part = display[shown(display, preprocess)].shape
+    return square[placement(_whole(part, display.shape, shape), preprocess)]
+
+
 def placement(shape: tuple[int, ...], preprocess: Preprocess) -> Box:
     """Tell which rows and columns of the square it takes to show a shape (height, width)."""
     size = preprocess.image_size
     sides = (min(size, max(1, round(side * size / max(shape)))) for side in shape)
     rows, columns = (_middle(slice(0, size), side) for side in sides)
     return rows, columns
+
+
+def _whole(
+    part: tuple[int, ...], display: tuple[int, ...], shape: tuple[int, int] | None
+) -> tuple[int, ...]:
+    """Tell how many pixels of the whole picture a part of its smaller one stands for."""
+    if shape is None:
+        return part
+    sides = zip(part, shape, display, strict=True)
+    return tuple(round(side * whole / smaller) for side, whole, smaller in sides)
 
 
 def _middle(line: slice, length: int) -> slice:

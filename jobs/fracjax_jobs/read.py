@@ -29,7 +29,7 @@ from fracjax.image import (
     read_pictures,
 )
 from fracjax.image.read import SNIFF_BYTES, WIDE_SNIFF_BYTES, check_kind
-from fracjax.image.render import placement, shown
+from fracjax.image.render import least_side, picture_in
 from fracjax_jobs.walk import Entry, is_bomb, open_archive, open_regular
 
 MAX_FILE_BYTES = 2**30
@@ -101,7 +101,8 @@ def read_entry(
     outcomes: list[Reading | Rejected] = []
     known: tuple[Header | None, int] = (None, 1)
     try:
-        pictures = read_pictures(_read_bytes(entry, _take_all), policy)
+        wanted = None if keeps_display else least_side(preprocess)
+        pictures = read_pictures(_read_bytes(entry, _take_all), policy, wanted)
         known = pictures.header, pictures.frames
         if pictures.header is not None:
             announce(Announced(pictures.header, pictures.frames))
@@ -158,13 +159,12 @@ def _outcome(
         return Rejected(
             Reason.NOT_AN_IMAGE, f"a plain image with a side under {SMALLEST_SIDE} pixels"
         )
-    square = network_input(picture.display, preprocess)
+    square = network_input(picture.display, preprocess, picture.shape)
     if not np.isfinite(square).all():  # its likelihood would upset the order of all others
         return Rejected(Reason.CORRUPT, "pixels that are not finite numbers", picture.header)
     sides = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    region = picture.display[shown(picture.display, preprocess)]
-    picture_alone = square[placement(region.shape, preprocess)]
-    small = cv2.resize(picture_alone, sides, interpolation=cv2.INTER_AREA)
+    alone = picture_in(square, picture.display, preprocess, picture.shape)
+    small = cv2.resize(alone, sides, interpolation=cv2.INTER_AREA)
     return Reading(
         input=square,
         thumbnail=np.round(small * 255).astype(np.uint8).tobytes(),

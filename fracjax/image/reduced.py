@@ -1,0 +1,140 @@
+"""The smaller pictures that a JPEG 2000 codestream holds (ISO/IEC 15444-1, annex F).
+
+Each level of its wavelets halves the picture, and what makes the smaller one again the larger is
+most of the work. A network that looks at some hundred pixels a side needs none of that.
+"""
+
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile
+from pydicom.uid import JPEG2000, JPEG2000Lossless
+
+LIBRARY = "pillow"
+"""The library that decodes them; it stops where the smaller picture is done."""
+
+SYNTAXES = frozenset({JPEG2000Lossless, JPEG2000})
+"""Where it is worth it. Of HTJ2K the whole picture is as quick as any other syntax; what a
+block of JPEG holds is needed whole, to find damage in it (docs/performance.md)."""
+
+_START = b"\xff\x4f\xff\x51"  # SOC, and SIZ right after it (A.5.1); not so in a JP2 file
+_START_OF_TILE = 0x90
+_CODING_STYLE = 0x52
+_OF_A_COMPONENT = 0x53
+
+
+def halvings(frame: bytes, syntax: str, sides: tuple[int, int], least: int) -> int:
+    """Tell how often a frame of one component can be halved.
+
+    Args:
+        frame: The codestream.
+        syntax: Its transfer syntax.
+        sides: Height and width of the whole picture.
+        least: Pixels that its longer side must keep.
+
+    Returns:
+        How many levels may be left out; 0 where none is, or where the pixels of a smaller picture
+        would not lie as :func:`decode` takes them.
+    """
+    if syntax not in SYNTAXES or not frame.startswith(_START):
+        return 0
+    offsets, subsampling = frame[16:24] + frame[32:40], frame[43:45]  # in SIZ
+    if any(offsets) or subsampling != b"\1\1":
+        return 0
+    count = 0
+    for _ in range(_levels(frame)):
+        if -(-max(sides) >> (count + 1)) < least:
+            break
+        count += 1
+    return count
+
+
+def is_signed(frame: bytes) -> bool:
+    """Tell whether the samples of a bare codestream's first component are signed (A.5.1)."""
+    return bool(frame[42] & 0x80)
+
+
+def decode(frame: bytes, shape: tuple[int, int], precision: int, levels: int) -> NDArray[Any]:
+    """Decode a bare codestream of one component, but for its last levels.
+
+    What the wavelets keep of ``2**levels`` pixels lies at the first of them, and not amid them, and
+    the last sample may stand for fewer. So the samples are moved by up to half a pixel, to where
+    equal parts of the whole picture lie.
+
+    Args:
+        frame: The codestream.
+        shape: Height and width of the whole picture.
+        precision: Bits of a sample, up to 16.
+        levels: How many are left out, of :func:`halvings`.
+
+    Returns:
+        uint8 or uint16 (height, width), each divided by ``2**levels`` and rounded up; int8 or int16
+        where the codestream is signed.
+
+    Raises:
+        Exception: Whatever the decoder raises at a damaged codestream.
+    """
+    height, width = (-(-side >> levels) for side in shape)
+    bits = 8 if precision <= 8 else 16
+    with _Smaller(frame, (width, height), "L" if bits == 8 else "I;16", levels) as image:
+        filled = np.asarray(image)
+    samples = (filled >> (bits - precision)).astype(np.float32)  # from the container's top
+    kind, low = "u", 0
+    if is_signed(frame):
+        kind, low = "i", -(1 << (precision - 1))
+    moved = np.rint(_spread(samples, shape, levels))
+    return (np.clip(moved, 0, (1 << precision) - 1) + low).astype(f"{kind}{bits // 8}")
+
+
+def _spread(
+    samples: NDArray[np.float32], shape: tuple[int, int], levels: int
+) -> NDArray[np.float32]:
+    """Resample evenly, by a window as sharp as the samples are."""
+    move = np.zeros((2, 3))
+    for axis, (side, count) in enumerate(zip(shape[::-1], samples.shape[::-1], strict=True)):
+        # A pixel's middle in the whole picture, from the middle of the first one.
+        step = side / count
+        move[axis, axis], move[axis, 2] = step / 2**levels, (step - 1) / 2 / 2**levels
+    moved = cv2.warpAffine(
+        samples,
+        move,
+        samples.shape[::-1],
+        flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(moved, np.float32)
+
+
+class _Smaller(ImageFile.ImageFile):
+    """A codestream as Pillow decodes it, at a size of ours.
+
+    Pillow's own reader rounds the smaller sides to the nearest; the standard rounds them up (B.5),
+    so that every other picture would not be read.
+    """
+
+    format = "JPEG2000"
+
+    def __init__(self, frame: bytes, size: tuple[int, int], mode: str, levels: int) -> None:
+        self._wanted = size, mode, levels, len(frame)
+        super().__init__(BytesIO(frame))
+
+    def _open(self) -> None:
+        self._size, self._mode, levels, length = self._wanted
+        every_layer, no_file = 0, -1
+        settings = ("j2k", levels, every_layer, no_file, length)
+        self.tile = [ImageFile._Tile("jpeg2k", (0, 0, *self._size), 0, settings)]
+
+
+def _levels(frame: bytes) -> int:
+    """How many levels the main header announces (A.6.1); 0 where components have their own."""
+    at, levels = 2, 0
+    while at + 4 <= len(frame) and frame[at + 1] != _START_OF_TILE:
+        if frame[at + 1] == _OF_A_COMPONENT:
+            return 0
+        if frame[at + 1] == _CODING_STYLE:
+            levels = frame[at + 9]
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return levels
