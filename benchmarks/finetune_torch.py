@@ -74,9 +74,9 @@ class Bottleneck(nn.Module):  # type: ignore[misc]
 
 
 class ResNet50(nn.Module):  # type: ignore[misc]
-    """ResNet-50 with one output."""
+    """ResNet-50 with one output; of random weights, should none be given."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path | None) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 64, 7, 2, padding=3)
         self.stem_norm = nn.BatchNorm2d(64, EPSILON)
@@ -89,7 +89,8 @@ class ResNet50(nn.Module):  # type: ignore[misc]
                 in_channels = 4 * width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(in_channels, 1)
-        self._load(load_file(weights))
+        if weights is not None:
+            self._load(load_file(weights))
 
     def forward(self, x: Any) -> Any:
         """Give logits (batch,) for pictures (batch, 3, height, width)."""

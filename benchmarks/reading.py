@@ -13,10 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-import imagecodecs
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.uid import (
     JPEG2000Lossless,
@@ -28,6 +26,7 @@ from pydicom.uid import (
 )
 
 from fracjax.image import Rejected, codecs, exposure, raster
+from radiographs import encode
 
 SUBSTANTIAL = 0.02  # mean difference, as part of the range of grey levels
 SKIPPED = 800  # bytes at the start of a codestream, which are headers
@@ -61,33 +60,6 @@ def measure_sound(folder: Path) -> None:
         f"at most {commonest.max():.3f} of the exposed region; {len(alarms)} rejected"
     )
     typer.echo("\n".join(alarms))
-
-
-def encode(stored: NDArray[np.uint16], bits: int, syntax: str) -> bytes:
-    """Compress a picture."""
-    match syntax:
-        case "1.2.840.10008.1.2.4.50":
-            return bytes(
-                imagecodecs.jpeg8_encode((stored >> (bits - 8)).astype(np.uint8), level=90)
-            )
-        case "1.2.840.10008.1.2.4.51":
-            twelve = stored << (12 - bits)
-            return bytes(imagecodecs.jpeg8_encode(twelve, level=95, bitspersample=12))
-        case "1.2.840.10008.1.2.4.57" | "1.2.840.10008.1.2.4.70":
-            predictor = 4 if syntax == JPEGLossless else 1
-            return bytes(
-                imagecodecs.jpeg8_encode(
-                    stored, lossless=True, predictor=predictor, bitspersample=bits
-                )
-            )
-        case "1.2.840.10008.1.2.4.80":
-            return bytes(imagecodecs.jpegls_encode(stored))
-        case _:
-            return bytes(
-                imagecodecs.jpeg2k_encode(
-                    stored, codecformat="J2K", reversible=True, bitspersample=bits
-                )
-            )
 
 
 def measure_damaged(frame: bytes, syntax: str, copies: int, seed: int) -> Counter[str]:

@@ -51,7 +51,7 @@ def write(bundle: Bundle, directory: Path) -> dict[str, probes.Bounds]:
     differences = {}
     for name, reader, run in READERS:
         who = f"{name} in {reader}"
-        differences[who] = probes.check(run(contents[name], pictures), wanted, "float32", who)
+        differences[who] = probes.check(run(contents[name], pictures), wanted, who)
     contents[FACTS_NAME] = _facts(bundle, contents, differences)
     files.write_folder(directory, contents)
     return differences

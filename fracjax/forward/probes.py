@@ -34,8 +34,7 @@ class Bounds:
     features: float
 
 
-BOUNDS = {"float32": Bounds(1e-4, 1e-4), "bfloat16": Bounds(5e-3, 5e-2)}
-"""By the number format of the one that computes in fewer bits."""
+ALLOWED = Bounds(1e-4, 1e-4)
 
 
 def pictures(preprocess: Preprocess) -> NDArray[np.float32]:
@@ -45,31 +44,29 @@ def pictures(preprocess: Preprocess) -> NDArray[np.float32]:
     return np.stack([network_input(display, preprocess) for display in displays])
 
 
-def check(given: Answers, wanted: Answers, precision: str, who: str) -> Bounds:
+def check(given: Answers, wanted: Answers, who: str) -> Bounds:
     """Make sure that answers about the pictures are those that are known.
 
     Args:
         given: What an engine says.
         wanted: What it should say.
-        precision: ``float32`` or ``bfloat16``.
         who: The engine, in words.
 
     Returns:
         How far they differ.
 
     Raises:
-        ExportError: They differ by more than :data:`BOUNDS`.
+        ExportError: They differ by more than :data:`ALLOWED`.
     """
     likelihood, features = (np.abs(one - other) for one, other in zip(given, wanted, strict=True))
     largest = np.abs(wanted[1]).max(axis=1, keepdims=True)
     found = Bounds(float(likelihood.max()), float((features / largest).max()))
-    allowed = BOUNDS[precision]
     # Written so that a NaN is refused.
-    if not (found.likelihood <= allowed.likelihood and found.features <= allowed.features):
+    if not (found.likelihood <= ALLOWED.likelihood and found.features <= ALLOWED.features):
         raise ExportError(
             f"{who} does not say of {len(largest)} known radiographs what it should: likelihoods "
-            f"differ by up to {found.likelihood:.2g} ({allowed.likelihood:g} is allowed), features "
-            f"by {found.features:.2g} of the largest ({allowed.features:g} is allowed); "
+            f"differ by up to {found.likelihood:.2g} ({ALLOWED.likelihood:g} is allowed), features "
+            f"by {found.features:.2g} of the largest ({ALLOWED.features:g} is allowed); "
             "give --engine xla, and report it"
         )
     return found
