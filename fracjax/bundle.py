@@ -51,6 +51,19 @@ Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
+class Ingredient:
+    """A model that another is the mean of.
+
+    Attributes:
+        model_id: Its own.
+        training: How it was trained.
+    """
+
+    model_id: str
+    training: Config
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """What a model was made from.
 
@@ -63,6 +76,7 @@ class Provenance:
         initial_weights: sha256 of the file that training began with; empty for random weights.
         licences: What a holder of the model must carry along.
         note: What the one who trained it says of the images; may be empty.
+        averaged: The models whose mean its weights are; none of a model that was trained itself.
     """
 
     dataset: str
@@ -73,6 +87,7 @@ class Provenance:
     initial_weights: str
     licences: tuple[str, ...]
     note: str
+    averaged: tuple[Ingredient, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

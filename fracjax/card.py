@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fracjax.calibration import in_words
-from fracjax.configs import Config, Target
+from fracjax.configs import Config, Target, changes
 from fracjax.dataset_facts import FACTS
 from fracjax.notice import NOTICE
 from fracjax.operating import RULES, SPREADS
@@ -77,6 +77,24 @@ others. Sensitivity and specificity are those of the studies that did, so they f
 {rules}"""
 
 
+def averaged_in_words(manifest: "Manifest") -> str:
+    """Say what a model is the mean of, and how the others were trained: what differs from it."""
+    said = []
+    for ingredient in manifest.provenance.averaged:
+        settings = ", ".join(
+            f"`{each}`" for each in changes(manifest.training, ingredient.training)
+        )
+        said.append(f"{ingredient.model_id} ({settings or 'the same settings'})")
+    return f"the mean of the weights of {len(said)} models: {'; '.join(said)}"
+
+
+def _recipe(manifest: "Manifest") -> str:
+    training = manifest.training
+    if manifest.provenance.averaged:
+        return f"`{training.name}`, {averaged_in_words(manifest)}"
+    return f"`{training.name}`, epochs: {training.optimizer.epochs}, seed: {training.seed}"
+
+
 def render_card(manifest: "Manifest") -> str:
     """Write a bundle's ``CARD.md`` (after Mitchell et al., Model Cards, arXiv:1810.03993)."""
     training, provenance = manifest.training, manifest.provenance
@@ -106,7 +124,7 @@ It is {in_words(manifest.calibration, None)}.
 | data | {provenance.dataset}, {", ".join(training.data.train)} |
 | images | {provenance.train_images}, {provenance.train_positives} positive |
 | groups | {provenance.train_groups} |
-| recipe | `{training.name}`, epochs: {training.optimizer.epochs}, seed: {training.seed} |
+| recipe | {_recipe(manifest)} |
 | initial weights | {initial} |
 
 {choice_in_words(training)}

@@ -8,7 +8,7 @@ import platform
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +18,9 @@ from fracjax.errors import FracjaxError, NotScoredError, TrainingError, UsageErr
 from fracjax.notice import NOTICE
 from fracjax.text import printable, without_folders
 from fracjax_jobs.command import EngineOption, score_dir
+
+if TYPE_CHECKING:
+    from fracjax.bundle import Manifest
 
 EXIT_DEFECT = 70
 """For an error that is a defect of this program (EX_SOFTWARE of sysexits.h)."""
@@ -272,10 +275,34 @@ def train(
         )
     if not devices.is_first():
         return
+    _print_trained(manifest, workdir)
+    typer.echo(f"curves: {workdir / 'report.html'}")
+
+
+def _print_trained(manifest: "Manifest", workdir: Path) -> None:
     typer.echo(f"{NOTICE}\n{workdir / 'bundle'}: {manifest.model_id}")
     for name, figure in manifest.figures.items():
         typer.echo(f"  {name}: {figure}")
-    typer.echo(f"curves: {workdir / 'report.html'}")
+
+
+@app.command(cls=Command)
+def average(
+    bundles: Annotated[list[Path], typer.Argument(help="Of models that began alike.")],
+    workdir: Annotated[Path, typer.Option(help="The bundle of their mean goes here.")],
+    data_dir: DataDir = Path("data"),
+    image_size: Annotated[
+        int | None, typer.Option(help="Of the network's input; the first one's by default.")
+    ] = None,
+) -> None:
+    """Make one model of several: the mean of their weights, measured anew."""
+    from fracjax import average as averaging
+    from fracjax import live
+
+    with live.training() as line:
+        manifest = averaging.average(
+            bundles, workdir, data_dir=data_dir, image_size=image_size, stage=line.stage
+        )
+    _print_trained(manifest, workdir)
 
 
 @app.command(cls=Command)

@@ -5,7 +5,7 @@ A recipe's docstring says what it gave and on what hardware, or that this was no
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -474,13 +474,31 @@ def override(config: T, overrides: Sequence[str]) -> T:
         raise UsageError(f"{where}={first['input']!r} does not fit: {first['msg']}") from None
 
 
-def _fields(values: dict[str, Any]) -> str:
-    names = [
-        f"{section}.{leaf}" if isinstance(fields, dict) else section
-        for section, fields in values.items()
-        for leaf in (fields if isinstance(fields, dict) else [""])
+def changes(config: Config, other: Config) -> list[str]:
+    """List the settings that :func:`override` would make another configuration with.
+
+    >>> changes(small_cnn(), recipe("small_cnn", ["optimizer.epochs=2"]))
+    ['optimizer.epochs=2']
+    """
+    ours, theirs = (dict(_leaves(dataclasses.asdict(each))) for each in (config, other))
+    return [
+        f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in theirs.items()
+        if value != ours[name]
     ]
-    return f"write one of {', '.join(names)} as field=value"
+
+
+def _leaves(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for section, fields in values.items():
+        if isinstance(fields, dict):
+            yield from ((f"{section}.{leaf}", value) for leaf, value in fields.items())
+        else:
+            yield section, fields
+
+
+def _fields(values: dict[str, Any]) -> str:
+    names = ", ".join(name for name, _ in _leaves(values))
+    return f"write one of {names} as field=value"
 
 
 def _check_finite(section: str, values: Any) -> None:

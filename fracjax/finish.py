@@ -45,6 +45,7 @@ def write_bundle(
     tuned_on: data.Radiographs,
     valid: data.Radiographs,
     note: str,
+    averaged: tuple[bundle.Ingredient, ...] = (),
     stage: Stage = lambda *_: None,
 ) -> bundle.Manifest:
     """Store what a run has learned, with its gate, and its figures on images that chose nothing.
@@ -61,6 +62,7 @@ def write_bundle(
             the bundle has neither.
         valid: Others again, of other groups.
         note: What a reader of the card should know of the images.
+        averaged: The models whose mean ``variables`` are.
         stage: Called now and then.
 
     Returns:
@@ -88,6 +90,7 @@ def write_bundle(
             initial_weights=begin.sha256,
             licences=tuple(dict.fromkeys((FACTS[config.data.name].licence, *begin.licences))),
             note=note,
+            averaged=averaged,
         ),
         figures={},
         software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},

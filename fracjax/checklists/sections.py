@@ -5,7 +5,13 @@ from dataclasses import asdict, dataclass
 
 from fracjax.bundle import Manifest
 from fracjax.calibration import in_words as calibration_in_words
-from fracjax.card import MEANING, choice_in_words, not_for, scope_in_words
+from fracjax.card import (
+    MEANING,
+    averaged_in_words,
+    choice_in_words,
+    not_for,
+    scope_in_words,
+)
 from fracjax.dataset_facts import DatasetFacts
 from fracjax.evaluate.evaluation import Evaluation
 from fracjax.evaluate.locating import lines as located_lines
@@ -160,8 +166,14 @@ def _training(subject: Subject) -> str:
         + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
         for name, settings in parts.items()
     )
+    members = "One model; no ensemble."
+    if subject.manifest.provenance.averaged:
+        members = (
+            f"One network, {averaged_in_words(subject.manifest)}. What holds for all of them, and "
+            "for the rest the first one's settings:"
+        )
     return f"""Recipe `{training.name}`, seed {training.seed}. {choice_in_words(training)}
-One model; no ensemble.
+{members}
 
 {said}"""
 
