@@ -13,6 +13,7 @@ decoded whole and as small as will do.
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -47,8 +48,10 @@ def decoders(dataset: Dataset, syntax: UID, data: bytes) -> dict[str, Callable[[
     if syntax in COMPRESSED:
         decoder = get_decoder(syntax)
         for name, plugin in ((codecs.LIBRARY, codecs.PLUGIN), *zip(PLUGINS, PLUGINS, strict=True)):
-            if plugin in decoder.available_plugins:
-                ways[name] = partial(decoder.as_array, dataset, decoding_plugin=plugin)
+            decode = partial(decoder.as_array, dataset, decoding_plugin=plugin)
+            with suppress(Exception):  # whatever a decoder says that cannot
+                decode()
+                ways[name] = decode
     preprocess = load_bundle(BUNDLED).manifest.preprocess
     ways[WHOLE] = partial(_input, data, preprocess, None)
     ways[SMALL] = partial(_input, data, preprocess, least_side(preprocess))

@@ -37,6 +37,7 @@ MOST_OF_ONE_LEVEL = 0.9
 
 _SAMPLE_SIDE = 1024  # pixels: statistics are taken of every n-th pixel of a larger picture
 _ROUNDS = 16  # of peeling, so that no picture takes for ever
+_STRIP = 32  # lines that are looked at together
 
 Box = tuple[slice, slice]
 """Rows and columns."""
@@ -52,7 +53,6 @@ def exposed_box(values: NDArray[Any]) -> Box:
         What is left without the lines of nearly one value at the picture's sides; or, where that
         is nothing, without those of exactly one value; or else the whole.
     """
-    values = values.astype(np.float32, copy=False)
     box, inner = _peel_twice(values, None)
     return next((found for found in (inner, box) if values[found].size), _whole(values))
 
@@ -72,7 +72,6 @@ def exposed_sample(values: NDArray[Any], background: Mask | None) -> NDArray[np.
     Returns:
         float32 (n,); empty where all is background.
     """
-    values = values.astype(np.float32, copy=False)
     box, inner = _peel_twice(values, background)
     sample = _picture_values(values, background, box)
     if sample.size == 0:
@@ -125,11 +124,11 @@ def is_usable(shown: NDArray[np.float32]) -> bool:
     )
 
 
-def _whole(values: NDArray[np.float32]) -> Box:
+def _whole(values: NDArray[Any]) -> Box:
     return slice(0, values.shape[0]), slice(0, values.shape[1])
 
 
-def _peel_twice(values: NDArray[np.float32], background: Mask | None) -> tuple[Box, Box]:
+def _peel_twice(values: NDArray[Any], background: Mask | None) -> tuple[Box, Box]:
     """Peel off lines of one value, then lines of nearly one; a box is empty if nothing is left."""
     box = _peel(values, background, _whole(values), 0.0)
     sample = _picture_values(values, background, box)
@@ -139,44 +138,62 @@ def _peel_twice(values: NDArray[np.float32], background: Mask | None) -> tuple[B
     return box, _peel(values, background, box, NEAR * (high - low))
 
 
-def _peel(values: NDArray[np.float32], background: Mask | None, box: Box, tolerance: float) -> Box:
+def _peel(values: NDArray[Any], background: Mask | None, box: Box, tolerance: float) -> Box:
     """Peel off the sides of ``box`` all lines whose values, but for background, are alike."""
-    top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
     for _ in range(_ROUNDS):
-        before = top, bottom, left, right
-        for axis in (1, 0):
-            picture = values[top:bottom, left:right]
+        before = box
+        for axis in (0, 1):
+            picture = values[box]
             if picture.size == 0:
                 return slice(0, 0), slice(0, 0)
-            where = True if background is None else ~background[top:bottom, left:right]
-            largest = picture.max(axis=axis, where=where, initial=-np.inf)
-            smallest = picture.min(axis=axis, where=where, initial=np.inf)
-            kept = np.flatnonzero(largest - smallest > tolerance)
-            first, last = (int(kept[0]), int(kept[-1]) + 1) if kept.size else (0, 0)
+            hidden = None if background is None else background[box]
             if axis == 1:
-                top, bottom = top + first, top + last
-            else:
-                left, right = left + first, left + last
-        if before == (top, bottom, left, right):
+                picture, hidden = picture.T, None if hidden is None else hidden.T
+            first, last = _outermost_varying(picture, hidden, tolerance)
+            start = box[axis].start
+            kept = slice(start + first, start + last)
+            box = (kept, box[1]) if axis == 0 else (box[0], kept)
+        if before == box:
             break
-    return slice(top, bottom), slice(left, right)
+    return box
+
+
+def _outermost_varying(
+    lines: NDArray[Any], hidden: Mask | None, tolerance: float
+) -> tuple[int, int]:
+    """Find the first line whose values differ, and what follows the last one; (0, 0) if none."""
+    first = _first_varying(lines, hidden, tolerance)
+    if first is None:
+        return 0, 0
+    behind = _first_varying(lines[::-1], None if hidden is None else hidden[::-1], tolerance)
+    return first, len(lines) - (behind or 0)
+
+
+def _first_varying(lines: NDArray[Any], hidden: Mask | None, tolerance: float) -> int | None:
+    for start in range(0, len(lines), _STRIP):  # most pictures vary in the first of them
+        strip = lines[start : start + _STRIP].astype(np.float32, copy=False)
+        where = True if hidden is None else ~hidden[start : start + _STRIP]
+        largest = strip.max(axis=1, where=where, initial=-np.inf)
+        smallest = strip.min(axis=1, where=where, initial=np.inf)
+        kept = np.flatnonzero(largest - smallest > tolerance)
+        if kept.size:
+            return start + int(kept[0])
+    return None
 
 
 def _coarse(
-    values: NDArray[np.float32], background: Mask | None, box: Box
+    values: NDArray[Any], background: Mask | None, box: Box
 ) -> tuple[NDArray[np.float32], Mask]:
     """Take every n-th pixel of a box, and which of them are no background."""
     picture = values[box]
     step = max(1, -(-max(picture.shape) // _SAMPLE_SIDE))
-    coarse = picture[::step, ::step]
+    coarse = picture[::step, ::step].astype(np.float32, copy=False)
     if background is None:
         return coarse, np.ones(coarse.shape, bool)
     return coarse, ~background[box][::step, ::step]
 
 
-def _picture_values(
-    values: NDArray[np.float32], background: Mask | None, box: Box
-) -> NDArray[np.float32]:
+def _picture_values(values: NDArray[Any], background: Mask | None, box: Box) -> NDArray[np.float32]:
     coarse, picture = _coarse(values, background, box)
     return coarse[picture]
 

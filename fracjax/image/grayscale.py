@@ -58,6 +58,8 @@ def stored_values(
         low = -(1 << (bits_stored - 1)) if samples.dtype.kind == "i" else 0
         return np.asarray(np.clip(samples, low, low + (1 << bits_stored) - 1))
     above = 8 * samples.dtype.itemsize - 1 - high_bit
+    if samples.dtype.kind == "u" and above == unused:
+        return np.asarray(np.bitwise_and(samples, (1 << bits_stored) - 1))
     # Shifting right again extends the sign of a signed type.
     return np.asarray(np.right_shift(np.left_shift(samples, above), unused))
 
@@ -196,10 +198,13 @@ def window(values: NDArray[Any], center: float, width: float, function: str) -> 
 
 
 def _ramp(x: NDArray[np.float32], center: float, span: float) -> NDArray[np.float32]:
+    """Show numbers in their own array: new ones of this size take longer to get than to fill."""
     if span == 0:
         return (x > center).astype(np.float32)
-    ramp = (x - np.float32(center)) / np.float32(span) + np.float32(0.5)
-    return np.asarray(np.clip(ramp, 0, 1), np.float32)
+    x -= np.float32(center)
+    x /= np.float32(span)
+    x += np.float32(0.5)
+    return np.clip(x, 0, 1, out=x)
 
 
 def is_gray(rgb: NDArray[Any], white: int) -> bool:

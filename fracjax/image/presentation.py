@@ -22,6 +22,8 @@ _SIGNS = {"1": 1, "-1": -1}
 _CONTRADICTIONS = {("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")}
 """PhotometricInterpretation and PresentationLUTShape that do not go together."""
 
+_SOME = 16  # of how many pixels along a side one tells that values differ
+
 VoiFunction = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
@@ -219,6 +221,10 @@ def _visible(values: NDArray[Any], background: Mask | None) -> NDArray[Any]:
 
 
 def _is_constant(values: NDArray[Any], background: Mask | None) -> bool:
+    some = values[::_SOME, ::_SOME]
+    seen = _visible(some, None if background is None else background[::_SOME, ::_SOME])
+    if seen.size and seen.min() != seen.max():  # as in nearly all pictures
+        return False
     visible = _visible(values, background)
     return bool(visible.min() == visible.max())
 
