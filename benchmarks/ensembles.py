@@ -14,7 +14,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fracjax import data, engine
+from fracjax import data, engine, finish
 from fracjax.average import check_alike
 from fracjax.engine import Scorer
 from fracjax.evaluate import cases
@@ -55,11 +55,12 @@ def main(
         check_alike([scorer.manifest for scorer in scorers])
     training = scorers[0].manifest.training
     name, folder = training.data.name, data_dir.expanduser()
-    given = data.load(name, training.data.train, folder)
-    _, selecting = data.hold_out(given, training.data.select, training.seed)
+    _, selecting = finish.training_images(scorers[0].manifest, folder)
     valid = data.load(name, training.data.valid, folder)
     typer.echo(NOTICE)
     for title, images in (("set apart to choose", selecting), ("validation", valid)):
+        if not len(images):
+            continue
         typer.echo(f"\n{title}: {name}, sha256 {images.sha256}")
         found = [likelihoods(scorer, images) for scorer in scorers]
         for scorer, (plain, mirrored) in zip(scorers, found, strict=True):

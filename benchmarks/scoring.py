@@ -6,7 +6,8 @@ Makes exports of radiographs from the folder, enlarged to a detector's size in 1
 study: of several transfer syntaxes, of JPEG 2000 alone, and of raw pixels alone. The whole commands
 take turns, from their start to their end, on one core and on two; figures are medians over the
 rounds, and a ratio is the median of the rounds' ratios. The peer is ``scoring_torch.py``; it
-computes in the number format that fracjax does.
+computes in float32, as fracjax does. It decodes all pixels, and fracjax of JPEG 2000 as many as the
+network looks at (docs/performance.md).
 
 Beside them stand the parts, each measured alone in one process: reading (from a file to the
 network's input) and the network. On cores that all parts share, the most that can be reached is
@@ -188,7 +189,7 @@ def main(
             f"| {100 * row['reached']:.0f} % |"
         )
     for row in rows:
-        if row["cores"] == max(2, len(cores)):
+        if row["cores"] == 2:
             target = TARGETS[row["export"]]
             verdict = "met" if row["ratio"] >= target else "missed"
             typer.echo(f"{row['export']}: at least {target:g} times the peer: {verdict}")

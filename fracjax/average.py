@@ -1,8 +1,9 @@
 """One model of several: the mean of their weights.
 
-Networks that were fine-tuned from the same weights lie in one basin, so that the mean of them is a
-network as good as their ensemble, at the cost of one (Wortsman et al., Model Soups,
+Networks that were fine-tuned from the same weights often lie in one basin, so that the mean of them
+is nearly as good as their ensemble, at the cost of one (Wortsman et al., Model Soups,
 arXiv:2203.05482). It is a new model: gate, calibration, operating points and figures are its own.
+Statistics of batch norm are averaged like the rest.
 """
 
 from collections.abc import Sequence
@@ -56,12 +57,12 @@ def average(
         fitting_network(each)
     first = loaded[0].manifest
     config = _resized(first.training, image_size)
-    given = data.load(config.data.name, config.data.train, data_dir)
-    learned, tuned_on = data.hold_out(given, config.data.select, config.seed)
-    if len(learned) != first.provenance.train_images:
+    learned, tuned_on = finish.training_images(first, data_dir)
+    valid = data.load(config.data.name, config.data.valid, data_dir)
+    if valid.sha256 != first.measured_on:
         raise DataError(
-            f"{data_dir} holds {len(learned)} training images, and {first.model_id} was trained on "
-            f"{first.provenance.train_images}; give the data set that it came from"
+            f"the validation images of {data_dir} are not those that {first.model_id} was measured "
+            "on; give the data set that it came from"
         )
     made = first.provenance
     workdir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def average(
         begin=Initial({}, made.initial_weights, made.licences, made.learned),
         learned=learned,
         tuned_on=tuned_on,
-        valid=data.load(config.data.name, config.data.valid, data_dir),
+        valid=valid,
         note=made.note,
         averaged=tuple(_ingredient(each) for each in loaded),
         stage=stage,
@@ -127,9 +128,7 @@ def _shared(manifest: Manifest) -> dict[str, Any]:
         "data.valid": (settings.valid, manifest.measured_on),
         "data.select": settings.select,
         "data.labels": settings.labels,
-        "the seed, which chooses the groups that are held out": (
-            manifest.training.seed if settings.select else 0
-        ),
+        "the seed, by which groups are held out and heads begin": manifest.training.seed,
         "the images learned from": manifest.provenance.train_images,
     }
 

@@ -34,8 +34,11 @@ def scope_in_words(manifest: "Manifest") -> str:
     return ", ".join(part.replace("_", " ") for part in manifest.scope) or "any body part"
 
 
-def choice_in_words(training: Config) -> str:
+def choice_in_words(manifest: "Manifest") -> str:
     """Say which state of a run is the model, and what its outputs are of."""
+    training = manifest.training
+    if manifest.provenance.averaged:
+        return _mean_in_words(training)
     said = "The state after the last step is the model; nothing was chosen by its figures."
     if training.data.select > 0:
         said = (
@@ -47,9 +50,23 @@ def choice_in_words(training: Config) -> str:
         said += " It is the moving average of the training's states."
     if training.loss.weights != "none":
         said += " Training made up for rare classes, so raw likelihoods are not frequencies."
-    if training.data.labels:
-        said += f" It also learned {', '.join(training.data.labels)}."
-    return said
+    return said + _labels_in_words(training)
+
+
+def _mean_in_words(training: Config) -> str:
+    said = "Each of the models is the state after its run's last step."
+    if training.data.select > 0:
+        said = (
+            "Each of the models is the state of its run that did best on groups set apart: "
+            f"{training.data.select:g} of the groups of the splits that all learned from, and not "
+            "counted with them. The figures below chose none of these states."
+        )
+    return said + _labels_in_words(training)
+
+
+def _labels_in_words(training: Config) -> str:
+    labels = training.data.labels
+    return f" It also learned {', '.join(labels)}." if labels else ""
 
 
 def _points(manifest: "Manifest") -> str:
@@ -127,7 +144,7 @@ It is {in_words(manifest.calibration, None)}.
 | recipe | {_recipe(manifest)} |
 | initial weights | {initial} |
 
-{choice_in_words(training)}
+{choice_in_words(manifest)}
 
 {provenance.note}
 

@@ -405,7 +405,11 @@ def predict(
     scorer = load(bundle or BUNDLED, batch_size=1, engine=engine)
     check_calibrated(scorer.manifest, prevalence)
     try:
-        prediction = scorer.predict(file, prevalence=prevalence)
+        if heatmap is None:
+            prediction = scorer.predict(file, prevalence=prevalence)
+        else:  # which shows all pixels, so that all are scored
+            picture = scorer.read(file)
+            prediction = scorer.predict_picture(picture, prevalence=prevalence)
     except Rejected as rejected:
         unreadable = rejected.reason.is_failure or rejected.reason == Reason.NOT_AN_IMAGE
         kind = UsageError if unreadable else NotScoredError
@@ -417,7 +421,7 @@ def predict(
         raise kind(f"{file} is not scored: {rejected}; {way_out}") from None
     typer.echo(prediction)
     if heatmap is not None:
-        shown = scorer.heat_map(scorer.read(file), heatmap_method, prediction)
+        shown = scorer.heat_map(picture, heatmap_method, prediction)
         files.write_synced(heatmap, encode_png(shown))
         typer.echo(f"{heatmap}: what moved the likelihood, {NO_MARKING}")
     if not prediction.familiar:

@@ -295,7 +295,10 @@ class Scorer:
         return given.astype(np.float32, copy=False)
 
     def predict(self, path: Path | str, *, prevalence: float | None = None) -> Prediction:
-        """Read and score one image file; see :meth:`read` and :meth:`predict_picture`.
+        """Read and score one image file as ``fracjax score-dir`` does.
+
+        No more of JPEG 2000 is decoded than the network looks at, so that of a large one the
+        likelihood is not quite that of :meth:`predict_picture`, given what :meth:`read` reads.
 
         Args:
             path: The file.

@@ -139,14 +139,8 @@ def fit_gate(
     bundle.check_free(directory)
     ungated, weights = bundle.read_without_gate(source)
     splits = ungated.training.data
-    given = data.load(splits.name, splits.train, data_dir)
-    train_images, _ = data.hold_out(given, splits.select, ungated.training.seed)
+    train_images, _ = training_images(ungated, data_dir)
     valid_images = data.load(splits.name, splits.valid, data_dir)
-    if len(train_images) != ungated.provenance.train_images:
-        raise DataError(
-            f"{data_dir} holds {len(train_images)} training images, and {ungated.model_id} was "
-            f"trained on {ungated.provenance.train_images}; give the data set that it came from"
-        )
     gated, _ = _fit_gate(ungated, weights, train_images, valid_images, stage, outside)
     encoded = bundle.encode_gate(gated.gate)
     bundle.write(directory, gated.manifest, weights, encoded, render_card(gated.manifest))
@@ -188,6 +182,25 @@ def measure(
         directory, manifest, weights, bundle.encode_gate(loaded.gate), render_card(manifest)
     )
     return manifest
+
+
+def training_images(
+    manifest: bundle.Manifest, data_dir: Path
+) -> tuple[data.Radiographs, data.Radiographs]:
+    """Give the images that a model learned from, and those that were set apart to choose.
+
+    Raises:
+        DataError: The data set is missing, or is not the one that the model was trained on.
+    """
+    splits, count = manifest.training.data, manifest.provenance.train_images
+    given = data.load(splits.name, splits.train, data_dir)
+    learned, selecting = data.hold_out(given, splits.select, manifest.training.seed)
+    if len(learned) != count:
+        raise DataError(
+            f"{data_dir} holds {len(learned)} training images, and {manifest.model_id} was "
+            f"trained on {count}; give the data set that it came from"
+        )
+    return learned, selecting
 
 
 def _fit_gate(

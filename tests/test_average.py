@@ -89,6 +89,8 @@ def test_the_bundle_scores_and_says_what_it_is(sources, averaged):
     first_id, second_id = first.model_id, second.model_id
     assert f"mean of the weights of 2 models: {first_id} (`preprocess.image_size=32`)" in card
     assert f"{second_id} (`preprocess.image_size=32`, `optimizer.epochs=3`)" in card
+    assert "the state after its run's last step" in card
+    assert "The model is" not in card
     assert (workdir / finish.PREDICTIONS_NAME).exists()
 
 

@@ -205,7 +205,8 @@ def shown_image(data: bytes, picture: Picture) -> tuple[bytes, bool]:
 
     A plain 8-bit file is a display already, and keeps its own bytes. Of DICOM and of deeper files
     it is the grey scale that decides what is seen, and it is applied here as for scoring: so
-    training sees what scoring would see of the same file, and readers need not know of the rest.
+    training sees what scoring would see of the same file, but for large JPEG 2000, of which scoring
+    decodes a part. Readers need not know of the rest.
 
     Args:
         data: The file.

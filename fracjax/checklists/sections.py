@@ -12,6 +12,7 @@ from fracjax.card import (
     not_for,
     scope_in_words,
 )
+from fracjax.configs import changes
 from fracjax.dataset_facts import DatasetFacts
 from fracjax.evaluate.evaluation import Evaluation
 from fracjax.evaluate.locating import lines as located_lines
@@ -156,23 +157,26 @@ def _software(subject: Subject) -> str:
 
 def _training(subject: Subject) -> str:
     training = subject.manifest.training
-    parts = {
-        "optimisation": asdict(training.optimizer),
-        "loss": asdict(training.loss),
-        "augmentation": asdict(training.augment),
+    averaged = subject.manifest.provenance.averaged
+    differing = {
+        change.partition("=")[0]
+        for ingredient in averaged
+        for change in changes(training, ingredient.training)
     }
+    parts = {"optimisation": "optimizer", "loss": "loss", "augmentation": "augment"}
     said = "\n".join(
         f"- {name}: "
-        + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
-        for name, settings in parts.items()
+        + ", ".join(
+            f"{key.replace('_', ' ')} {value}"
+            for key, value in asdict(getattr(training, section)).items()
+            if f"{section}.{key}" not in differing
+        )
+        for name, section in parts.items()
     )
     members = "One model; no ensemble."
-    if subject.manifest.provenance.averaged:
-        members = (
-            f"One network, {averaged_in_words(subject.manifest)}. What holds for all of them, and "
-            "for the rest the first one's settings:"
-        )
-    return f"""Recipe `{training.name}`, seed {training.seed}. {choice_in_words(training)}
+    if averaged:
+        members = f"One network, {averaged_in_words(subject.manifest)}. What holds for all of them:"
+    return f"""Recipe `{training.name}`, seed {training.seed}. {choice_in_words(subject.manifest)}
 {members}
 
 {said}"""

@@ -1,9 +1,9 @@
 """Decoders of compressed DICOM pixel data, as plugins of pydicom.
 
 pydicom finds the frame in its fragments and puts the samples into an array; the plugin here turns
-one frame's codestream into samples. `imagecodecs` decodes all of them: it is free of copyleft,
-covers 12-bit JPEG and HTJ2K, and survives damaged data; the damaged HTJ2K headers that it was
-seen to crash at are refused first.
+one frame's codestream into samples. `imagecodecs` decodes all that are decoded whole: it is free of
+copyleft, covers 12-bit JPEG and HTJ2K, and survives damaged data; the damaged HTJ2K headers that it
+was seen to crash at are refused first.
 """
 
 import math
@@ -40,7 +40,7 @@ PLUGIN = "fracjax"
 """The label under which the decoders stand in pydicom."""
 
 LIBRARY = "imagecodecs"
-"""The library that decodes all compressed syntaxes."""
+"""The library that decodes all compressed syntaxes, but for what `reduced` decodes in part."""
 
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, and EOC of JPEG 2000
@@ -236,13 +236,14 @@ def decode(frame: bytes, syntax: str) -> NDArray[Any]:
     return _DECODE[UID(syntax)](frame)
 
 
-def fault(frame: bytes | None, syntax: str, samples: NDArray[Any]) -> str | None:
+def fault(frame: bytes | None, syntax: str, samples: NDArray[Any], levels: int = 0) -> str | None:
     """Find out whether a grey frame was damaged, though it could be decoded.
 
     Args:
         frame: The frame as stored, or ``None`` of native data.
         syntax: Its transfer syntax.
         samples: Integers (h, w) as decoded.
+        levels: How often the picture was halved meanwhile (:mod:`fracjax.image.reduced`).
 
     Returns:
         What is wrong, in words; ``None`` where nothing is.
@@ -255,7 +256,7 @@ def fault(frame: bytes | None, syntax: str, samples: NDArray[Any]) -> str | None
         return quality.fault(unsigned) or quality.fault_of_blocks(
             unsigned, bits, frame, lambda stream: decode(stream, syntax)
         )
-    return quality.fault(unsigned)
+    return quality.fault(unsigned, levels)
 
 
 def codestream(frame: bytes, syntax: str) -> Codestream:

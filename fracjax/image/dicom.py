@@ -161,13 +161,14 @@ def _read_frame(opened: _Opened, index: int, policy: ReadPolicy, least_side: int
     """
     with pydicom_silenced(), _rejecting(opened.facts):
         frame = _compressed_frame(opened, index)
-        levels = 0
         if frame is not None and least_side is not None and not policy.full_resolution:
-            levels = _levels_to_spare(opened.dataset, frame, least_side)
-        if levels:
             # Should the smaller picture be damaged, the whole one decides what is said of it.
             with suppress(Exception):
-                return _picture(opened, index, frame, policy, levels)
+                levels = _levels_to_spare(opened.dataset, frame, least_side)
+                smaller = _picture(opened, index, frame, policy, levels) if levels else None
+                # Percentiles of fewer pixels, which have less noise, would show it otherwise.
+                if smaller is not None and smaller.voi_source != "percentile":
+                    return smaller
         return _picture(opened, index, frame, policy, 0)
 
 
@@ -338,12 +339,14 @@ def _compressed_frame(opened: _Opened, index: int) -> bytes | None:
 def _levels_to_spare(dataset: Dataset, frame: bytes, least_side: int) -> int:
     """Tell how many levels of a compressed frame need not be decoded.
 
-    None where pixels are padded, since the smaller picture mixes padding and anatomy; nor where
-    codestream and header differ in what a sample is, which is for pydicom to settle.
+    None where pixels are padded, since the smaller picture mixes padding and anatomy; where they
+    are indices of a palette; nor where codestream and header differ in what a sample is, which is
+    for pydicom to settle.
     """
-    rows, columns, samples = _shape(dataset)
+    rows, columns, _ = _shape(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
-    if samples != 1 or syntax not in reduced.SYNTAXES or "PixelPaddingValue" in dataset:
+    is_monochrome = header.code(dataset, "PhotometricInterpretation") in _MONOCHROME
+    if not is_monochrome or syntax not in reduced.SYNTAXES or "PixelPaddingValue" in dataset:
         return 0
     bits = header.required_integer(dataset, "BitsStored")
     is_signed = header.integer(dataset, "PixelRepresentation") == 1
@@ -362,7 +365,11 @@ def _samples(opened: _Opened, index: int, frame: bytes | None, levels: int) -> N
     if frame is not None and levels:
         rows, columns, _ = _shape(dataset)
         precision = codecs.codestream(frame, dataset.file_meta.TransferSyntaxUID).precision
-        return reduced.decode(frame, (rows, columns), precision, levels)
+        smaller = reduced.decode(frame, (rows, columns), precision, levels)
+        bits = header.required_integer(dataset, "BitsStored")
+        if precision > bits and not reduced.is_within(smaller, bits):
+            raise ValueError("the bits above hold something, which only a whole picture is rid of")
+        return smaller
     samples, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(
         dataset,
         index=index,
@@ -384,8 +391,10 @@ def _picture(
     syntax = dataset.file_meta.TransferSyntaxUID
     samples = _samples(opened, index, frame, levels)
     is_monochrome = header.code(dataset, "PhotometricInterpretation") in _MONOCHROME
-    if is_monochrome and (fault := codecs.fault(frame, syntax, samples)):
+    if is_monochrome and (fault := codecs.fault(frame, syntax, samples, levels)):
         raise Rejected(Reason.DAMAGED, fault)
+    if levels:
+        samples = reduced.spread(samples, _shape(dataset)[:2], levels)
     stored = grayscale.stored_values(
         samples,
         header.required_integer(dataset, "BitsStored"),

@@ -198,9 +198,9 @@ def window(values: NDArray[Any], center: float, width: float, function: str) -> 
 
 
 def _ramp(x: NDArray[np.float32], center: float, span: float) -> NDArray[np.float32]:
-    """Show numbers in their own array: new ones of this size take longer to get than to fill."""
+    """Overwrite ``x``: another array of this size takes longer to get than to fill."""
     if span == 0:
-        return (x > center).astype(np.float32)
+        return np.greater(x, center, out=x)
     x -= np.float32(center)
     x /= np.float32(span)
     x += np.float32(0.5)

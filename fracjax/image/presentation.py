@@ -22,7 +22,7 @@ _SIGNS = {"1": 1, "-1": -1}
 _CONTRADICTIONS = {("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")}
 """PhotometricInterpretation and PresentationLUTShape that do not go together."""
 
-_SOME = 16  # of how many pixels along a side one tells that values differ
+_SPARSE = 16  # of so many rows and columns, one nearly always tells that values differ
 
 VoiFunction = Callable[[NDArray[Any]], NDArray[np.float32]]
 
@@ -221,8 +221,8 @@ def _visible(values: NDArray[Any], background: Mask | None) -> NDArray[Any]:
 
 
 def _is_constant(values: NDArray[Any], background: Mask | None) -> bool:
-    some = values[::_SOME, ::_SOME]
-    seen = _visible(some, None if background is None else background[::_SOME, ::_SOME])
+    sparse = values[::_SPARSE, ::_SPARSE]
+    seen = _visible(sparse, None if background is None else background[::_SPARSE, ::_SPARSE])
     if seen.size and seen.min() != seen.max():  # as in nearly all pictures
         return False
     visible = _visible(values, background)

@@ -34,16 +34,20 @@ _CONTINUES = 4.0  # times by which an offset or a shift must explain the jump
 _LEAST_STEP = 0.02  # part of the range of grey levels
 
 
-def fault(samples: NDArray[Any]) -> str | None:
+def fault(samples: NDArray[Any], levels: int = 0) -> str | None:
     """Find a trace of damage that any decoder may leave.
 
     Args:
         samples: Grey levels (h, w) as decoded, before any grey scale.
+        levels: How often the picture was halved meanwhile.
 
     Returns:
         What is wrong, in words; ``None`` where nothing is.
     """
-    return "one line of the picture is repeated" if has_repeated_lines(samples) else None
+    rows = REPEATED_ROWS
+    for _ in range(levels):
+        rows = max(2, (rows - 4) // 2)  # wavelets mix two rows at either end with those beside
+    return "one line of the picture is repeated" if has_repeated_lines(samples, rows) else None
 
 
 def fault_of_blocks(
@@ -94,20 +98,20 @@ def ends_early(
     return not np.array_equal(longer, samples)
 
 
-def has_repeated_lines(samples: NDArray[Any]) -> bool:
-    """Tell whether a line that varies all along comes ``REPEATED_ROWS`` times in a row."""
+def has_repeated_lines(samples: NDArray[Any], rows: int = REPEATED_ROWS) -> bool:
+    """Tell whether a line that varies all along comes ``rows`` times in a row."""
     height = samples.shape[0]
-    if height < 2 * REPEATED_ROWS:
+    if height < 2 * rows:
         return False
     # Of every n-th pair of rows, so that each run of that length holds one pair.
-    first = np.arange(0, height - REPEATED_ROWS, REPEATED_ROWS // 2)
+    first = np.arange(0, height - rows, max(1, rows // 2))
     same = (samples[first] == samples[first + 1]).all(axis=1)
     for row in first[same]:
         line = samples[row]
-        top = max(0, row - REPEATED_ROWS)
-        around = (samples[top : row + REPEATED_ROWS] == line).all(axis=1)
+        top = max(0, row - rows)
+        around = (samples[top : row + rows] == line).all(axis=1)
         varies = np.mean(line[1:] != line[:-1]) > 0.25
-        if varies and _longest_run(around) >= REPEATED_ROWS and not (samples == line).all():
+        if varies and _longest_run(around) >= rows and not (samples == line).all():
             return True
     return False
 

@@ -20,6 +20,9 @@ SYNTAXES = frozenset({JPEG2000Lossless, JPEG2000})
 """Where it is worth it. Of HTJ2K the whole picture is as quick as any other syntax; what a
 block of JPEG holds is needed whole, to find damage in it (docs/performance.md)."""
 
+OVERSHOOT = 0.05
+"""Part of the range of grey levels by which a smaller picture may leave it."""
+
 _START = b"\xff\x4f\xff\x51"  # SOC, and SIZ right after it (A.5.1); not so in a JP2 file
 _START_OF_TILE = 0x90
 _CODING_STYLE = 0x52
@@ -37,7 +40,7 @@ def halvings(frame: bytes, syntax: str, sides: tuple[int, int], least: int) -> i
 
     Returns:
         How many levels may be left out; 0 where none is, or where the pixels of a smaller picture
-        would not lie as :func:`decode` takes them.
+        would not lie as :func:`spread` takes them.
     """
     if syntax not in SYNTAXES or not frame.startswith(_START):
         return 0
@@ -60,10 +63,6 @@ def is_signed(frame: bytes) -> bool:
 def decode(frame: bytes, shape: tuple[int, int], precision: int, levels: int) -> NDArray[Any]:
     """Decode a bare codestream of one component, but for its last levels.
 
-    What the wavelets keep of ``2**levels`` pixels lies at the first of them, and not amid them, and
-    the last sample may stand for fewer. So the samples are moved by up to half a pixel, to where
-    equal parts of the whole picture lie.
-
     Args:
         frame: The codestream.
         shape: Height and width of the whole picture.
@@ -81,31 +80,49 @@ def decode(frame: bytes, shape: tuple[int, int], precision: int, levels: int) ->
     bits = 8 if precision <= 8 else 16
     with _Smaller(frame, (width, height), "L" if bits == 8 else "I;16", levels) as image:
         filled = np.asarray(image)
-    samples = (filled >> (bits - precision)).astype(np.float32)  # from the container's top
-    kind, low = "u", 0
-    if is_signed(frame):
-        kind, low = "i", -(1 << (precision - 1))
-    moved = np.rint(_spread(samples, shape, levels))
-    return (np.clip(moved, 0, (1 << precision) - 1) + low).astype(f"{kind}{bits // 8}")
+    samples = (filled >> (bits - precision)).astype(f"u{bits // 8}")  # from the container's top
+    if not is_signed(frame):
+        return samples
+    return (samples.astype(np.int32) - (1 << (precision - 1))).astype(f"i{bits // 8}")
 
 
-def _spread(
-    samples: NDArray[np.float32], shape: tuple[int, int], levels: int
-) -> NDArray[np.float32]:
-    """Resample evenly, by a window as sharp as the samples are."""
+def is_within(samples: NDArray[Any], bits: int) -> bool:
+    """Tell whether samples have ``bits`` bits, but for how far wavelets overshoot an edge."""
+    least = -(1 << (bits - 1)) if samples.dtype.kind == "i" else 0
+    most = least + (1 << bits) - 1
+    beyond = OVERSHOOT * (most - least)
+    return bool(samples.min() >= least - beyond and samples.max() <= most + beyond)
+
+
+def spread(samples: NDArray[Any], shape: tuple[int, int], levels: int) -> NDArray[Any]:
+    """Move the samples of a smaller picture to where equal parts of the whole one lie.
+
+    What the wavelets keep of ``2**levels`` pixels lies at the first of them, and not amid them, and
+    the last sample may stand for fewer. So the samples move by up to half a pixel, and are
+    interpolated by a window as sharp as they are.
+
+    Args:
+        samples: Integers (h, w), of :func:`decode`.
+        shape: Height and width of the whole picture.
+        levels: How many were left out.
+
+    Returns:
+        The same shape and type.
+    """
     move = np.zeros((2, 3))
     for axis, (side, count) in enumerate(zip(shape[::-1], samples.shape[::-1], strict=True)):
         # A pixel's middle in the whole picture, from the middle of the first one.
         step = side / count
         move[axis, axis], move[axis, 2] = step / 2**levels, (step - 1) / 2 / 2**levels
     moved = cv2.warpAffine(
-        samples,
+        samples.astype(np.float32),
         move,
         samples.shape[::-1],
         flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return np.asarray(moved, np.float32)
+    limits = np.iinfo(samples.dtype)
+    return np.clip(np.rint(moved), limits.min, limits.max).astype(samples.dtype)
 
 
 class _Smaller(ImageFile.ImageFile):

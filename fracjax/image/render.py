@@ -54,10 +54,12 @@ def least_side(preprocess: Preprocess) -> int | None:
     Twice those of the square, so that it is still shrunk by averaging.
 
     Returns:
-        Pixels; ``None`` where only a part of the picture is shown, so that all are wanted.
+        Pixels; ``None`` where all are wanted: only a part of the picture is shown, or the grey
+        scale is stretched by percentiles, which fewer pixels, with less noise, would move.
     """
     is_whole = preprocess.border == "keep" and preprocess.fit == "letterbox"
-    return 2 * preprocess.image_size if is_whole else None
+    is_enough = is_whole and preprocess.window == "display"
+    return 2 * preprocess.image_size if is_enough else None
 
 
 def shown(display: NDArray[np.float32] | NDArray[np.uint8], preprocess: Preprocess) -> Box:

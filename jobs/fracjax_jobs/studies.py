@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fracjax.image import Header, Reason
+from fracjax.image import Header, Reason, reduced
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.state import Image
 
@@ -241,7 +241,7 @@ def resolve(
             original = known.original(record)
             if original is not None:
                 reason, detail = Reason.DUPLICATE, "another copy of this image counts"
-                notes += ("copy_differs",) if record.digest != original.digest else ()
+                notes += ("copy_differs",) if _differs(record, original) else ()
             elif record.account.header is None and (found := preview(image)) is not None:
                 reason, detail = found, _PREVIEWS[found]
             else:
@@ -306,6 +306,13 @@ def _beside(
     if outcome.reason != Reason.DUPLICATE and is_other:
         return replace(outcome, notes=(*outcome.notes, "uid_reused"))
     return outcome
+
+
+def _differs(record: Record, original: Record) -> bool:
+    """Whether a copy has other pixels, where all of both were decoded."""
+    decoders = {each.account.decoder for each in (record, original)}
+    is_known = len(decoders) == 1 or reduced.LIBRARY not in decoders
+    return is_known and record.digest != original.digest
 
 
 def same_picture(record: Record, other: Record) -> bool:

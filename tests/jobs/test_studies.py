@@ -10,9 +10,15 @@ from exports import CONTENTS, archive, check_conserved, dicom, pixels, plain, pu
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
-from pydicom.uid import HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
-from fracjax.image import Header, Reason
+from fracjax.image import Header, ReadPolicy, Reason
 from fracjax_jobs import studies
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.state import Image
@@ -302,6 +308,28 @@ def test_a_lossy_copy_is_a_copy_and_says_that_it_differs():
     first, second = resolve([original, lossy], preview=lambda _: None, is_reused=lambda _: False)
     assert (first.reason, first.notes) == (None, ())
     assert (second.reason, second.notes) == (Reason.DUPLICATE, ("copy_differs",))
+
+
+def test_of_what_is_decoded_in_part_no_pixels_are_compared(tmp_path, scorer, reading_here):
+    uids = {"SOPInstanceUID": "1.2.3", "StudyInstanceUID": "1.2.4"}
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    size = scorer.manifest.preprocess.image_size
+    large = pixels(0, shape=(5 * size, 4 * size))
+    for name, syntax in (("A", LOSSLESS[1]), ("B", JPEG2000Lossless), ("C", LOSSLESS[1])):
+        data = dicom_bytes(large, bits=12, syntax=syntax, **uids, **window)
+        put(tmp_path / "export", name, data)
+    run = score(tmp_path / "export", tmp_path / "out.parquet", scorer)
+    first, part, same = (run.file(name) for name in "ABC")
+    assert (first["decoder"], part["decoder"]) == ("pydicom", "pillow")
+    assert (part["reason"], part["notes"]) == (same["reason"], same["notes"]) == ("duplicate", [])
+    assert part["raw_likelihood"] is None
+    alone = tmp_path / "alone"
+    put(alone, "B", (tmp_path / "export/B").read_bytes())
+    (scored,) = score(alone, tmp_path / "alone.parquet", scorer).files
+    assert scored["raw_likelihood"] == scorer.predict(alone / "B").raw_likelihood
+    policy = ReadPolicy(full_resolution=True)
+    (whole,) = score(alone, tmp_path / "whole.parquet", scorer, policy=policy).files
+    assert whole["raw_likelihood"] == first["raw_likelihood"]
 
 
 def test_a_broken_copy_of_an_image_that_was_read_is_no_loss():

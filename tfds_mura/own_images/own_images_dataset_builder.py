@@ -218,7 +218,7 @@ def divide(root: Path, images: Sequence[Labelled]) -> dict[str, list[Labelled]]:
 
 
 def read_example(root: Path, image: Labelled) -> Example:
-    """Read one image as scoring would.
+    """Read one image as scoring would, but all pixels of JPEG 2000.
 
     Raises:
         Fault: It yields no picture, or a box lies outside it.
