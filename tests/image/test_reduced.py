@@ -199,11 +199,11 @@ def test_a_line_that_is_repeated_is_found(count, wanted):
 
 @pytest.mark.parametrize("overlay", [False, True])
 def test_bits_above_the_stored_ones(overlay):
-    """A codestream of 16 bits for 12: empty ones do no harm, and an overlay is left out."""
+    """A codestream of 16 bits for 12: empty ones do no harm, and what lies in them is left out."""
     stored = np.round(exposure((300, 280)) * 4095).astype(np.uint16)
     written = stored.copy()
     if overlay:
-        written[40:60, 40:60] |= 1 << 12
+        written[140:160, 130:150] |= 1 << 12  # on bone
     frame = codestream(written, 16, JPEG2000Lossless)
     whole, smaller = whole_and_smaller(
         file_of(exposure((300, 280)), PixelData=encapsulate([frame]))
