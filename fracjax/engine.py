@@ -178,7 +178,6 @@ class Scorer:
         manifest: What the model is, means and measured.
         bundle: The model itself.
         engine: What computes.
-        batch_size: Images that are best given at once: as asked for, or a few more.
     """
 
     def __init__(
@@ -199,7 +198,11 @@ class Scorer:
         self.bundle = bundle
         self._forward = forward.create(bundle, batch_size, engine)
         self.engine: Engine = self._forward.engine
-        self.batch_size = self._forward.batch_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are best given at once: about as many as asked for, if memory allows."""
+        return self._forward.batch_size
 
     @cached_property
     def _explainer(self) -> "Explainer":

@@ -1,10 +1,12 @@
 """What runs a network: both engines say the same, and one that does not is not believed."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -26,6 +28,21 @@ import fracjax
 scorer = fracjax.load(sys.argv[1], engine="openvino")
 scores = scorer.score(np.random.default_rng(3).random((3, 64, 64), np.float32))
 print("jax" in sys.modules, "openvino_telemetry" in sys.modules, scores.likelihoods.tobytes().hex())
+"""
+
+SCORE_IN_LITTLE_MEMORY = """
+import resource
+import sys
+from pathlib import Path
+import numpy as np
+import fracjax
+
+scorer = fracjax.load(sys.argv[1], engine="xla", batch_size=2048)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = used + 700 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+scores = scorer.score(np.random.default_rng(3).random((5, 64, 64), np.float32))
+print(scorer.batch_size, *scores.likelihoods)
 """
 
 
@@ -176,6 +193,44 @@ def test_the_known_radiographs_are_familiar_and_differ():
     scores = scorer.score(probes.pictures(scorer.manifest.preprocess))
     assert scores.familiar.all()
     assert np.ptp(scores.likelihoods) > 0.2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by Linux")
+def test_a_batch_that_memory_does_not_hold_is_halved(tiny_bundle, run_python):
+    """Of 2,048 pictures a layer takes more than there is; what fewer give is the same."""
+    done = run_python("-c", SCORE_IN_LITTLE_MEMORY, tiny_bundle)
+    assert done.returncode == 0, done.stderr
+    batch_size, *likelihoods = done.stdout.split()
+    assert 1 <= int(batch_size) < 2048
+    pictures = np.random.default_rng(3).random((5, 64, 64), np.float32)
+    wanted = fracjax.load(tiny_bundle, engine="xla").score(pictures).likelihoods
+    np.testing.assert_allclose(np.array(likelihoods, np.float32), wanted, atol=1e-6)
+
+
+def test_where_not_one_picture_fits_it_is_said_with_the_way_out(loaded, monkeypatch):
+    scorer = Scorer(loaded, 5, "xla")
+    asked = []
+
+    def run(variables, placed):
+        asked.append(len(placed))
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+
+    monkeypatch.setattr(scorer._forward, "_score", run)
+    with pytest.raises(UsageError, match="no memory left for one picture; end what else runs"):
+        scorer.score(np.zeros((7, 64, 64), np.float32))
+    assert asked == [5, 2, 1]
+
+
+def test_what_else_fails_on_a_device_is_not_taken_for_a_lack_of_memory(loaded, monkeypatch):
+    scorer = Scorer(loaded, 4, "xla")
+
+    def run(variables, placed):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device has fallen off the bus")
+
+    monkeypatch.setattr(scorer._forward, "_score", run)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="fallen off"):
+        scorer.score(np.zeros((7, 64, 64), np.float32))
+    assert scorer.batch_size == 4
 
 
 @pytest.mark.parametrize("engine", ["openvino", "xla"])

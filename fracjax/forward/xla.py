@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from fracjax import parallel, step
 from fracjax.bundle import Arrays, Bundle, Manifest
 from fracjax.configs import Preprocess
-from fracjax.errors import BundleError
+from fracjax.errors import BundleError, UsageError
 from fracjax.forward import Engine, check_batch_size
 from fracjax.models import Network
+
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+"""What the message of XLA's error begins with, of an allocation or a compilation."""
 
 
 def network_of(manifest: Manifest) -> Network:
@@ -47,7 +50,8 @@ class XlaForward:
 
     Attributes:
         engine: What runs it.
-        batch_size: Images given to the devices at once: as asked for, or a few more.
+        batch_size: Images given to the devices at once: as asked for, or a few more; and fewer,
+            once a device had no memory for them.
     """
 
     def __init__(
@@ -60,8 +64,8 @@ class XlaForward:
         """
         check_batch_size(batch_size)
         mesh = parallel.data_mesh()
-        # Batches are filled up anyway, so they may as well divide over the devices.
-        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._devices = mesh.size
+        self.batch_size = self._divisible(batch_size)
         device = mesh.devices.flat[0]
         # Accelerators round what a product is of, each kind in its own way.
         precision = "float32" if device.platform == "cpu" else "float32, rounded products"
@@ -81,15 +85,45 @@ class XlaForward:
     def __call__(
         self, inputs: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run pictures (n, size, size); likelihoods (n, outputs) and features (n, d)."""
+        """Run pictures (n, size, size); likelihoods (n, outputs) and features (n, d).
+
+        Raises:
+            UsageError: A device has no memory for even one picture.
+        """
         likelihoods, features = (np.empty((len(inputs), n), np.float32) for n in self._widths)
-        for start in range(0, len(inputs), self.batch_size):
+        start = 0
+        while start < len(inputs):
             chunk = inputs[start : start + self.batch_size]
-            # One shape, so one compilation: the last batch is filled up with black pictures.
-            padding = ((0, self.batch_size - len(chunk)), (0, 0), (0, 0))
-            # Placed beforehand: of several processes, each runs this on its own devices alone.
-            placed = jax.device_put(np.pad(chunk, padding), self._sharded)
-            outputs = self._score(self._variables, placed)
+            try:
+                outputs = self._run(chunk)
+            except jax.errors.JaxRuntimeError as error:
+                if not str(error).startswith(_OUT_OF_MEMORY):
+                    raise
+                self._halve()
+                continue
             for rows, output in zip((likelihoods, features), outputs, strict=True):
-                rows[start : start + len(chunk)] = output[: len(chunk)]
+                rows[start : start + len(chunk)] = output
+            start += len(chunk)
         return likelihoods, features
+
+    def _run(self, chunk: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        # One shape, so one compilation: the last batch is filled up with black pictures.
+        padding = ((0, self.batch_size - len(chunk)), (0, 0), (0, 0))
+        # Placed beforehand: of several processes, each runs this on its own devices alone.
+        placed = jax.device_put(np.pad(chunk, padding), self._sharded)
+        outputs = self._score(self._variables, placed)
+        # Fetched here: what fails on a device is raised only where its result is looked at.
+        return [np.asarray(output)[: len(chunk)] for output in outputs]
+
+    def _halve(self) -> None:
+        """Give the devices fewer pictures at once from now on."""
+        if self.batch_size == self._devices:
+            raise UsageError(
+                f"{self.engine.device} has no memory left for one picture; end what else runs on "
+                "it, or give --engine openvino"
+            )
+        self.batch_size = self._divisible(self.batch_size // 2)
+
+    def _divisible(self, batch_size: int) -> int:
+        """Round up to what divides over the devices: batches are filled up anyway."""
+        return -(-batch_size // self._devices) * self._devices
