@@ -33,6 +33,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+
 from radiographs import dicom, enlarged
 
 SIDE = 64
@@ -102,10 +103,9 @@ def _watch(pid: int, peak: Peak) -> None:
     """Look at a job until it ends."""
     job = psutil.Process(pid)
     while True:
-        used = []
         try:
-            for process in [job, *job.children(recursive=True)]:
-                used.append(process.memory_full_info())
+            processes = [job, *job.children(recursive=True)]
+            used = [process.memory_full_info() for process in processes]
         except psutil.Error:  # one has just ended; the others are looked at next time
             if not psutil.pid_exists(pid) or job.status() == psutil.STATUS_ZOMBIE:
                 return
