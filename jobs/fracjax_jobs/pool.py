@@ -17,6 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from pathlib import Path
+from types import TracebackType
 from typing import TypeAlias
 
 import cv2
@@ -109,38 +110,9 @@ def read_all(
     *,
     keeps_display: bool = False,
 ) -> Generator[tuple[Entry, Outcomes], None, None]:
-    """Read entries in worker processes, and give the outcomes in the order of the entries.
-
-    A file at which a decoder crashes, hangs or takes too much memory costs itself, and no other.
-
-    Args:
-        entries: What to read.
-        preprocess: What the network takes.
-        policy: What counts as a radiograph.
-        limits: What reading one file may cost.
-        keeps_display: Whether whole pictures come along, too.
-
-    Raises:
-        JobError: The processes do not start.
-        SystemExit: A signal has come.
-    """
-    crew = _Crew(preprocess, policy, limits, keeps_display=keeps_display)
-    window: deque[_Task] = deque()
-    rest = iter(entries)
-    try:
-        while True:
-            for task in _take(rest, READ_AHEAD * limits.processes - len(window)):
-                window.append(task)
-                crew.take(task)
-            if not window:
-                return
-            while window[0].outcomes is None:
-                crew.work()
-                interrupt.check()
-            task = window.popleft()
-            yield task.entry, task.outcomes or []
-    finally:
-        crew.stop()
+    """Read entries as :meth:`Readers.read` does, by processes that end with it."""
+    with Readers(preprocess, policy, limits, keeps_display=keeps_display) as readers:
+        yield from readers.read(entries)
 
 
 def _take(entries: Iterator[Entry], count: int) -> Iterator[_Task]:
@@ -151,12 +123,28 @@ def _take(entries: Iterator[Entry], count: int) -> Iterator[_Task]:
             yield _Task(entry, [Rejected(entry.obstacle, entry.detail)])
 
 
-class _Crew:
-    """The workers, and the tasks that wait for one."""
+class Readers:
+    """Worker processes, and the tasks that wait for one. At its end, ``with`` ends them.
+
+    A file at which a decoder crashes, hangs or takes too much memory costs itself, and no other.
+    """
 
     def __init__(
-        self, preprocess: Preprocess, policy: ReadPolicy, limits: Limits, *, keeps_display: bool
+        self,
+        preprocess: Preprocess,
+        policy: ReadPolicy,
+        limits: Limits,
+        *,
+        keeps_display: bool = False,
     ) -> None:
+        """Make ready to read; processes start as there is something to do.
+
+        Args:
+            preprocess: What the network takes.
+            policy: What counts as a radiograph.
+            limits: What reading one file may cost.
+            keeps_display: Whether whole pictures come along, too.
+        """
         self._limits = limits
         memory, parent = limits.bytes_per_worker, os.getpid()
         self._settings = (preprocess, policy, keeps_display, memory, parent)
@@ -166,13 +154,44 @@ class _Crew:
         self._failed_starts = 0
         self._looked = time.monotonic()
 
-    def take(self, task: _Task) -> None:
-        """Have a task done, unless its outcome is known."""
-        if task.outcomes is None:
-            self._waiting.append(task)
-            self._hand_out()
+    def __enter__(self) -> "Readers":
+        return self
 
-    def work(self) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Outcomes], None, None]:
+        """Read entries, and give the outcomes in their order.
+
+        It may be called again once it has come to its end.
+
+        Raises:
+            JobError: The processes do not start.
+            SystemExit: A signal has come.
+        """
+        window: deque[_Task] = deque()
+        rest = iter(entries)
+        while True:
+            for task in _take(rest, READ_AHEAD * self._limits.processes - len(window)):
+                window.append(task)
+                if task.outcomes is None:
+                    self._waiting.append(task)
+                    self._hand_out()
+            if not window:
+                return
+            while window[0].outcomes is None:
+                self._work()
+                interrupt.check()
+            task = window.popleft()
+            yield task.entry, task.outcomes or []
+
+    def _work(self) -> None:
         """Wait until a worker has something to tell, or for a moment."""
         self._hand_out()
         wait([worker.pipe for worker in self._workers], SECONDS_BETWEEN_CHECKS)
@@ -184,11 +203,6 @@ class _Crew:
             elif time.monotonic() > worker.deadline:
                 self._give_up(worker)
         self._hand_out()
-
-    def stop(self) -> None:
-        """End all workers, whatever they do."""
-        for worker in self._workers:
-            worker.stop()
 
     def _excuse_absence(self) -> None:
         """Give the workers back the time in which all of the job was stopped."""

@@ -4,8 +4,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -23,10 +23,11 @@ from fracjax_jobs import heatmaps
 from fracjax_jobs.heatmaps import Wanted
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.ledger import Ledger
-from fracjax_jobs.pool import Limits, read_all
+from fracjax_jobs.pool import Limits, Outcomes, read_all
 from fracjax_jobs.read import kind_of
 from fracjax_jobs.restart import set_aside
-from fracjax_jobs.state import State, Task
+from fracjax_jobs.scoring import score_all
+from fracjax_jobs.state import State
 from fracjax_jobs.studies import GroupBy
 from fracjax_jobs.tables import SCHEMA_VERSION
 from fracjax_jobs.walk import Entry
@@ -157,22 +158,18 @@ def score_dir(
         )
         state.register(inventory)
         known = state.done()
-        ledger = stack.enter_context(Ledger(scorer, options.group_by, state))
-        report(Progress(len(inventory), known, known))
-        reading: deque[Task] = deque()
-        results = read_all(
-            _entries(state.tasks(inventory), reading), manifest.preprocess, policy, options.limits
-        )
-        with closing(results):
-            try:
-                for done, (_, outcomes) in enumerate(results, start=known + 1):
-                    ledger.take(reading.popleft(), outcomes)
-                    report(Progress(len(inventory), done, known))
-                    interrupt.check()
-            except SystemExit:  # a signal: what was read is scored and kept
-                ledger.settle()
-                raise
-        ledger.settle()
+        ledger = Ledger(options.group_by, state)
+        done = known
+        report(Progress(len(inventory), done, known))
+
+        def read(entries: Iterable[Entry]) -> Generator[tuple[Entry, Outcomes], None, None]:
+            return read_all(entries, manifest.preprocess, policy, options.limits)
+
+        with closing(score_all(scorer, state.tasks(inventory), read)) as scored:
+            for some in scored:
+                ledger.take(some)
+                done += len(some)
+                report(Progress(len(inventory), done, known))
         summary = write_tables(
             state,
             inventory,
@@ -280,13 +277,6 @@ def provenance(
         "max_wait_hours": None if max_wait is None else max_wait.total_seconds() / 3600,
         "reference_time": reference,
     }
-
-
-def _entries(tasks: Iterable[Task], reading: deque[Task]) -> Iterator[Entry]:
-    """Give the files of tasks to be read, and keep the tasks till their results come."""
-    for task in tasks:
-        reading.append(task)
-        yield task.entry
 
 
 def _digest(value: Any) -> str:

@@ -119,7 +119,7 @@ def test_an_interrupted_run_keeps_what_it_scored(export, scorer, reading_here, t
     counting = CountingScorer(scorer)
 
     def report(progress):
-        if progress.done == 20:
+        if progress.done >= 20 and not interrupt.is_pending():
             os.kill(os.getpid(), signal.SIGTERM)
 
     out = tmp_path / "w.parquet"
@@ -131,7 +131,7 @@ def test_an_interrupted_run_keeps_what_it_scored(export, scorer, reading_here, t
     seen = []
     with reading_here():
         job.score_dir(export, out, counting, report=seen.append)
-    assert next(progress.known for progress in seen if not progress.is_listing) == 20
+    assert next(progress.known for progress in seen if not progress.is_listing) >= 20
     whole = CountingScorer(scorer)
     with reading_here():
         job.score_dir(export, tmp_path / "whole.parquet", whole)
@@ -324,6 +324,7 @@ def test_two_runs_do_not_share_a_state(many, tiny_bundle, tmp_path):
     out = tmp_path / "w.parquet"
     first = start(many, out, tiny_bundle)
     wait_for_state(first, Paths(out).state)
+    first.send_signal(signal.SIGSTOP)  # it holds what it has, however quick it is
     second = start(many, out, tiny_bundle)
     _, errors = second.communicate(timeout=120)
     first.kill()
@@ -339,7 +340,7 @@ def test_an_interrupted_restart_goes_on(export, whole, scorer, reading_here, tmp
     options = job.Options(restart=True)
 
     def report(progress):
-        if progress.done == 20:
+        if progress.done >= 20:
             raise Night
 
     with reading_here():
@@ -397,7 +398,7 @@ def test_a_folder_that_is_made_read_only_midway_is_one_line(
     out.parent.mkdir()
 
     def report(progress):
-        if progress.done == 5:
+        if progress.done >= 5:
             out.parent.chmod(0o500)
 
     with reading_here():
@@ -412,7 +413,7 @@ def test_a_folder_that_goes_midway_is_one_line(export, scorer, reading_here, tmp
     out.parent.mkdir()
 
     def report(progress):
-        if progress.done == 5 and out.parent.exists():
+        if progress.done >= 5 and out.parent.exists():
             shutil.move(out.parent, tmp_path / "gone")
 
     with reading_here(), pytest.raises(UsageError, match=r"w\.\w+.* cannot be"):
