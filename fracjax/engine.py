@@ -185,8 +185,9 @@ class Scorer:
         bundle: Bundle,
         batch_size: int = DEFAULT_BATCH_SIZE,
         engine: EngineName = "xla",
+        cores: int = 0,
     ) -> None:
-        """Make a bundle ready to score.
+        """Make a bundle ready to score; the settings are those of :func:`fracjax.forward.create`.
 
         Raises:
             BundleError: The bundle's variables are not those of its network.
@@ -196,7 +197,7 @@ class Scorer:
         """
         self.manifest = bundle.manifest
         self.bundle = bundle
-        self._forward = forward.create(bundle, batch_size, engine)
+        self._forward = forward.create(bundle, batch_size, engine, cores)
         self.engine: Engine = self._forward.engine
 
     @property

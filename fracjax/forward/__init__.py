@@ -66,8 +66,14 @@ class Forward(Protocol):
         """
 
 
-def create(bundle: Bundle, batch_size: int, engine: EngineName) -> Forward:
+def create(bundle: Bundle, batch_size: int, engine: EngineName, cores: int = 0) -> Forward:
     """Make a bundle's network ready to run.
+
+    Args:
+        bundle: The model.
+        batch_size: Pictures given to the devices at once.
+        engine: What computes.
+        cores: Of the CPU, for OpenVINO; 0 is all that this process may use. XLA takes all.
 
     Raises:
         UsageError: There is no such engine here, or ``batch_size`` is not in
@@ -86,7 +92,7 @@ def create(bundle: Bundle, batch_size: int, engine: EngineName) -> Forward:
     if engine == "openvino":
         from fracjax.forward.openvino import OpenVinoForward
 
-        return OpenVinoForward(bundle, batch_size)
+        return OpenVinoForward(bundle, batch_size, cores)
     from fracjax.forward.xla import XlaForward, fitting_network
 
     return XlaForward(

@@ -49,8 +49,13 @@ class OpenVinoForward:
         batch_size: As asked for; pictures are run one by one, whatever it is.
     """
 
-    def __init__(self, bundle: Bundle, batch_size: int) -> None:
+    def __init__(self, bundle: Bundle, batch_size: int, cores: int = 0) -> None:
         """Compile a bundle's network, or take what was compiled before.
+
+        Args:
+            bundle: The model.
+            batch_size: As asked for.
+            cores: To compute on; 0 is all that this process may use.
 
         Raises:
             BundleError: The bundle's variables are not those of its network.
@@ -64,7 +69,9 @@ class OpenVinoForward:
             "PERFORMANCE_HINT": "THROUGHPUT",
             # Not bfloat16, which moves likelihoods by more than they mean (docs/performance.md).
             "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": _cores(),
+            "INFERENCE_NUM_THREADS": cores or _cores(),
+            # Else all processes of a machine, as of a cluster, compute on its first cores.
+            "ENABLE_CPU_PINNING": False,
         }
         pictures = probes.pictures(bundle.manifest.preprocess)
         key = self._key(bundle, pictures)

@@ -1,11 +1,28 @@
 """What two runs were made under, compared in words."""
 
+import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_SOFTWARE = (
+    "fracjax",
+    "imagecodecs",
+    "jax",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pydicom",
+)
+"""What takes part in a score."""
+
 _LONGEST = 40
 """Characters of a condition that a message shows."""
+
+
+def software() -> dict[str, str]:
+    """Give the versions here of what takes part in a score."""
+    return {name: importlib.metadata.version(name) for name in _SOFTWARE}
 
 
 def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

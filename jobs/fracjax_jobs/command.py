@@ -79,6 +79,10 @@ def score_dir(
         bool, typer.Option("--log-json", help="Progress and errors as lines of JSON on stderr.")
     ] = False,
     engine: EngineOption = "auto",
+    engine_cluster: Annotated[
+        Literal["ray"] | None,
+        typer.Option(help="Spread the work over the nodes of a Ray cluster that is running."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images given to the device at once.")] = 16,
     workers: Annotated[int, typer.Option(help="Reading processes; 0 is one a core.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that reading one file may take.")] = 60.0,
@@ -112,6 +116,7 @@ def score_dir(
             heatmaps,
             heatmap_count,
             restart,
+            engine_cluster,
             workers,
             timeout,
             worker_memory,
@@ -158,6 +163,7 @@ def _options(
     heatmaps: Path | None,
     heatmap_count: int,
     restart: bool,
+    cluster: Literal["ray"] | None,
     workers: int,
     timeout: float,
     worker_memory: float,
@@ -197,6 +203,7 @@ def _options(
         ),
         restart=restart,
         heatmaps=None if heatmaps is None else Wanted(heatmaps, heatmap_count),
+        cluster=cluster,
     )
 
 

@@ -163,6 +163,10 @@ class Readers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all processes, whatever they do."""
         for worker in self._workers:
             worker.stop()
 

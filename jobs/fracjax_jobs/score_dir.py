@@ -1,16 +1,17 @@
 """The batch job: find, read, score, account, rank, write."""
 
+import functools
 import hashlib
-import importlib.metadata
+import importlib.util
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from fracjax import interrupt
 from fracjax.calibration import in_words
@@ -20,29 +21,23 @@ from fracjax.image import ReadPolicy
 from fracjax.notice import NOTICE
 from fracjax.triage import check_model
 from fracjax_jobs import heatmaps
+from fracjax_jobs.claims import software
 from fracjax_jobs.heatmaps import Wanted
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.ledger import Ledger
-from fracjax_jobs.pool import Limits, Outcomes, read_all
+from fracjax_jobs.pool import Limits
 from fracjax_jobs.read import kind_of
 from fracjax_jobs.restart import set_aside
-from fracjax_jobs.scoring import score_all
-from fracjax_jobs.state import State
+from fracjax_jobs.scoring import Done, score_here
+from fracjax_jobs.state import State, Task
 from fracjax_jobs.studies import GroupBy
 from fracjax_jobs.tables import SCHEMA_VERSION
-from fracjax_jobs.walk import Entry
 from fracjax_jobs.worklist import Paths, Presentation, Summary, write_tables
 
-_SOFTWARE = (
-    "fracjax",
-    "imagecodecs",
-    "jax",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pydicom",
-)
-"""What takes part in a score."""
+_Score: TypeAlias = Callable[
+    [Scorer, Iterable[Task], ReadPolicy, Limits], Generator[list[Done], None, None]
+]
+"""Reads files and scores their pictures, somewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +52,7 @@ class Options:
         presentation: How the tables show what was found.
         restart: Whether the state of an earlier run is put out of the way.
         heatmaps: Heat maps to be written beside the worklist; ``None`` for none.
+        cluster: What spreads the work over several machines; ``None`` for this one alone.
     """
 
     group_by: GroupBy = GroupBy.STUDY
@@ -65,6 +61,7 @@ class Options:
     presentation: Presentation = field(default_factory=Presentation)
     restart: bool = False
     heatmaps: Wanted | None = None
+    cluster: Literal["ray"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +108,10 @@ def score_dir(
     Raises:
         UsageError: ``root`` is no directory or holds no file, ``out`` lies in it or cannot be
             written, beside it lies the state of a run under other conditions, or likelihoods are
-            to be said of a population, or banded, that the model does not allow.
-        JobError: The state is damaged, or reading processes do not start.
+            to be said of a population, or banded, that the model does not allow; or there is no
+            such cluster.
+        JobError: The state is damaged, reading processes do not start, or nodes of a cluster are
+            not alike, do not see the export, or are gone.
         SystemExit: A signal has come. What was read till then is scored and kept.
     """
     options = options or Options()
@@ -133,6 +132,7 @@ def score_dir(
     if not policy.body_parts:
         policy = replace(policy, body_parts=manifest.scope)
     with interrupt.deferred(), ExitStack() as stack:
+        score = stack.enter_context(_place(root, options.cluster))
         inventory = stack.enter_context(Inventory(root))
 
         def listed(found: int) -> None:
@@ -162,10 +162,7 @@ def score_dir(
         done = known
         report(Progress(len(inventory), done, known))
 
-        def read(entries: Iterable[Entry]) -> Generator[tuple[Entry, Outcomes], None, None]:
-            return read_all(entries, manifest.preprocess, policy, options.limits)
-
-        with closing(score_all(scorer, state.tasks(inventory), read)) as scored:
+        with closing(score(scorer, state.tasks(inventory), policy, options.limits)) as scored:
             for some in scored:
                 ledger.take(some)
                 done += len(some)
@@ -240,7 +237,7 @@ def conditions(root: Path, scorer: Scorer, policy: ReadPolicy, group_by: GroupBy
         "preprocess": asdict(manifest.preprocess),
         "policy": asdict(policy),
         "group_by": group_by,
-        "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
+        "software": software(),
     }
 
 
@@ -277,6 +274,20 @@ def provenance(
         "max_wait_hours": None if max_wait is None else max_wait.total_seconds() / 3600,
         "reference_time": reference,
     }
+
+
+@contextmanager
+def _place(root: Path, cluster: str | None) -> Iterator[_Score]:
+    """Make ready to read and score here, or on the nodes of a cluster."""
+    if cluster is None:
+        yield score_here
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError('Ray is not installed; pip install "fracjax[ray]" on every machine')
+    from fracjax_jobs.cluster import joined, score_on_nodes
+
+    with joined():
+        yield functools.partial(score_on_nodes, root.resolve())
 
 
 def _digest(value: Any) -> str:

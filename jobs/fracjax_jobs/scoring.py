@@ -14,9 +14,9 @@ import numpy as np
 
 from fracjax import interrupt
 from fracjax.engine import Scorer, Scores, why_unfamiliar
-from fracjax.image import Reason, Rejected
+from fracjax.image import ReadPolicy, Reason, Rejected
 from fracjax_jobs.account import Account, Record
-from fracjax_jobs.pool import Outcomes
+from fracjax_jobs.pool import Limits, Outcomes, read_all
 from fracjax_jobs.read import Reading
 from fracjax_jobs.state import Task
 from fracjax_jobs.walk import Entry
@@ -29,6 +29,17 @@ Done: TypeAlias = tuple[Task, list[Record]]
 
 Read: TypeAlias = Callable[[Iterable[Entry]], Generator[tuple[Entry, Outcomes], None, None]]
 """Reads entries, and gives the outcomes of each in their order."""
+
+
+def score_here(
+    scorer: Scorer, tasks: Iterable[Task], policy: ReadPolicy, limits: Limits
+) -> Generator[list[Done], None, None]:
+    """Read files and score their pictures on this machine, as :func:`score_all` does."""
+
+    def read(entries: Iterable[Entry]) -> Generator[tuple[Entry, Outcomes], None, None]:
+        return read_all(entries, scorer.manifest.preprocess, policy, limits)
+
+    return score_all(scorer, tasks, read)
 
 
 def score_all(

@@ -6,7 +6,7 @@ import pytest
 
 from fracjax import engine
 from fracjax.image import Rejected
-from fracjax_jobs import score_dir as job
+from fracjax_jobs import scoring
 from fracjax_jobs.read import read_entry
 
 
@@ -30,7 +30,7 @@ def reading_here():
     @contextmanager
     def context():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(job, "read_all", read_all)
+            patch.setattr(scoring, "read_all", read_all)
             yield
 
     return context

@@ -1,8 +1,11 @@
 """Builds exports as a PACS leaves them, so that a test knows the right outcome of each file."""
 
+import hashlib
 import io
 import json
 import os
+import sys
+import time
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -204,3 +207,34 @@ def listing(root):
             status = path.lstat()
             found[path] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return found
+
+
+def content(run):
+    """What a run says, but for the times at which rows were scored, and of the run itself."""
+    footer = {name: value for name, value in run.metadata.items() if name != "reference_time"}
+    tables = [
+        [{name: value for name, value in row.items() if name != "scored_at"} for row in rows]
+        for rows in (run.worklist, run.files, run.linkage)
+    ]
+    return tables, footer
+
+
+def command(*arguments):
+    """The command line of the job."""
+    return [sys.executable, "-m", "fracjax", "score-dir", *map(str, arguments)]
+
+
+def wait_for_state(process, state):
+    """Wait until a run has begun to keep what it does."""
+    deadline = time.monotonic() + 120
+    seen = digest(state)
+    while digest(state) == seen or not seen:
+        seen = seen or digest(state)
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def digest(path):
+    """A digest of a file, if it is there."""
+    return hashlib.sha256(path.read_bytes()).digest() if path.exists() else None

@@ -1,6 +1,5 @@
 """A run that ends early, whatever ends it, and the run after it."""
 
-import hashlib
 import os
 import random
 import shutil
@@ -11,7 +10,19 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from exports import CONTENTS, archive, check_conserved, dicom, plain, put, read_run, score
+from exports import (
+    CONTENTS,
+    archive,
+    check_conserved,
+    command,
+    content,
+    dicom,
+    plain,
+    put,
+    read_run,
+    score,
+    wait_for_state,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,16 +32,6 @@ from fracjax_jobs import previews
 from fracjax_jobs import score_dir as job
 from fracjax_jobs.identifiers import Identifiers
 from fracjax_jobs.worklist import Paths, Presentation
-
-
-def content(run):
-    """What a run says, but for the times at which rows were scored, and of the run itself."""
-    footer = {name: value for name, value in run.metadata.items() if name != "reference_time"}
-    tables = [
-        [{name: value for name, value in row.items() if name != "scored_at"} for row in rows]
-        for rows in (run.worklist, run.files, run.linkage)
-    ]
-    return tables, footer
 
 
 class Night(Exception):
@@ -223,10 +224,6 @@ def test_scores_of_another_model_policy_or_export_are_refused(
 
 
 # Killed for real
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "fracjax", "score-dir", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -436,18 +433,3 @@ def stoppable():
 def tables(out):
     paths = Paths(out)
     return [paths.worklist, paths.files, paths.linkage]
-
-
-def wait_for_state(process, state):
-    """Wait until a run has begun to keep what it does."""
-    deadline = time.monotonic() + 120
-    seen = digest(state)
-    while digest(state) == seen or not seen:
-        seen = seen or digest(state)
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).digest() if path.exists() else None

@@ -1,0 +1,184 @@
+"""Spread over the nodes of a Ray cluster, the job says what it says on one machine.
+
+The nodes are two, of one core each, on this machine: real processes that are killed for real.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import psutil
+import pytest
+from exports import (
+    CONTENTS,
+    check_conserved,
+    command,
+    content,
+    dicom,
+    put,
+    read_run,
+    score,
+    table_paths,
+    wait_for_state,
+)
+from ray.cluster_utils import Cluster
+
+from fracjax.errors import JobError, UsageError
+from fracjax.image import ReadPolicy
+from fracjax_jobs import cluster as ray_cluster
+from fracjax_jobs import score_dir as job
+from fracjax_jobs.pool import Limits
+from fracjax_jobs.worklist import Paths
+
+SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core; and what a process needs to find them."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **SMALL})
+    nodes.add_node(num_cpus=1, object_store_memory=SMALL["object_store_memory"])
+    nodes.wait_for_nodes()
+    yield nodes
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """Everything that an export may hold, and enough radiographs for several pieces of work."""
+    root = tmp_path_factory.mktemp("spread") / "export"
+    for number, (kind, (data, _)) in enumerate(CONTENTS.items()):
+        put(root, f"{number % 3}/{kind}", data)
+    for number in range(300):
+        put(root, f"many/{number // 40}/IM{number:03d}", dicom(number, f"1.2.{number // 2}"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(export, scorer, reading_here, tmp_path_factory):
+    """What a run on one machine says."""
+    with reading_here():
+        return score(export, tmp_path_factory.mktemp("whole") / "w.parquet", scorer)
+
+
+def start(nodes, export, out, bundle, *options):
+    """Start the job on a cluster."""
+    arguments = (export, "--out", out, "--bundle", bundle, "--batch-size", 4, *options)
+    return subprocess.Popen(
+        command(*arguments, "--engine-cluster", "ray"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"RAY_ADDRESS": nodes.address},
+    )
+
+
+def wait_for_work(node):
+    """Wait till a process of a node scores; give it."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in raylet.children():
+            with suppress(psutil.NoSuchProcess):
+                if "_score" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(0.02)
+    raise AssertionError("no process has begun to score")
+
+
+def test_a_process_killed_midway_costs_nothing_and_one_machine_finds_nothing_to_add(
+    cluster, export, whole, tiny_bundle, scorer, tmp_path
+):
+    out = tmp_path / "w.parquet"
+    process = start(cluster, export, out, tiny_bundle)
+    wait_for_state(process, Paths(out).state)
+    wait_for_work(cluster.head_node).kill()
+    assert process.poll() is None
+    _, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (1, b"")  # 1: some of what lies there is broken
+    run = read_run(out)
+    check_conserved(run)
+    assert content(run) == content(whole)
+    before = {path: path.read_bytes() for path in table_paths(out)}
+    summary = job.score_dir(export, out, scorer)
+    assert not summary.is_news
+    assert {path: path.read_bytes() for path in table_paths(out)} == before
+
+
+def test_what_the_cluster_did_is_kept_when_the_job_is_ended_or_killed(
+    cluster, export, whole, tiny_bundle, tmp_path
+):
+    out = tmp_path / "w.parquet"
+    for stop, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start(cluster, export, out, tiny_bundle)
+        wait_for_state(process, Paths(out).state)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == code
+        if stop == signal.SIGTERM:
+            assert errors == b"fracjax: stopped; the same command goes on from here\n"
+    process = start(cluster, export, out, tiny_bundle)
+    _, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (1, b"")
+    run = read_run(out)
+    check_conserved(run)
+    assert content(run) == content(whole)
+
+
+def test_more_cores_than_a_node_has_and_no_cluster_are_one_line(
+    cluster, export, tiny_bundle, tmp_path
+):
+    process = start(cluster, export, tmp_path / "w.parquet", tiny_bundle, "--workers", 2)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.endswith(b"has 2 cores for a piece of work; give --workers 1 or fewer\n")
+    assert errors.count(b"\n") == 1
+
+
+def test_where_there_is_no_cluster_or_no_ray_the_way_out_is_told(
+    export, scorer, tmp_path, monkeypatch
+):
+    options = job.Options(cluster="ray")
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_cluster.ray, "init", no_cluster)
+        with pytest.raises(UsageError, match="after ray start, or name one in RAY_ADDRESS"):
+            job.score_dir(export, tmp_path / "w.parquet", scorer, options)
+    monkeypatch.setattr(job.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'pip install "fracjax\[ray\]"'):
+        job.score_dir(export, tmp_path / "w.parquet", scorer, options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_cluster(**_):
+    raise ConnectionError("Could not find any running Ray instance.")
+
+
+def test_a_node_that_is_not_alike_or_does_not_see_the_export_is_told(export, scorer, tmp_path):
+    """What a node does before its first piece of work, without a cluster."""
+    facts = ray_cluster._facts(scorer)
+    fit = ray_cluster._Setup(
+        scorer.bundle, 4, scorer.engine.name, export, ReadPolicy(), Limits(workers=1), facts
+    )
+    ray_cluster._Worker("run", fit).stop()
+    other = facts | {"software": facts["software"] | {"pydicom": "2.4.0"}}
+    with pytest.raises(JobError, match=r"software\.pydicom: 2\.4\.0, now .*make them alike"):
+        ray_cluster._Worker("run", replace(fit, facts=other))
+    for unseen in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(JobError, match="does not see the export; mount it there"):
+            ray_cluster._Worker("run", replace(fit, root=unseen))
+
+
+def test_a_node_that_is_lost_midway_costs_nothing(cluster, export, whole, tiny_bundle, tmp_path):
+    out = tmp_path / "w.parquet"
+    process = start(cluster, export, out, tiny_bundle)
+    wait_for_state(process, Paths(out).state)
+    (lost,) = cluster.worker_nodes
+    wait_for_work(lost)
+    cluster.remove_node(lost, allow_graceful=False)
+    assert process.poll() is None
+    _, errors = process.communicate(timeout=300)
+    cluster.add_node(num_cpus=1, object_store_memory=SMALL["object_store_memory"])
+    assert (process.returncode, errors) == (1, b"")
+    assert content(read_run(out)) == content(whole)
