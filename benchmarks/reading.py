@@ -47,11 +47,13 @@ def measure_sound(folder: Path) -> None:
         except Rejected:
             continue
         sample = exposure.exposed_sample(levels, None)
-        low, high = np.percentile(sample, (exposure.LOWEST, exposure.HIGHEST))
+        low, high = sample.percentiles(exposure.LOWEST, exposure.HIGHEST)
         clipped = [
-            np.mean((part < half_a_level) | (part > 1 - half_a_level)) for part in (sample, levels)
+            np.average((part < half_a_level) | (part > 1 - half_a_level), weights=counts)
+            for part, counts in ((sample.levels, sample.counts), (levels, None))
         ]
-        commonest = np.bincount(np.rint(sample * 255).astype(np.uint8)).max() / sample.size
+        shown = np.rint(sample.levels * 255).astype(np.uint8)
+        commonest = np.bincount(shown, sample.counts).max() / sample.counts.sum()
         rows.append((high - low, *clipped, commonest))
     contrast, exposed, everywhere, commonest = np.transpose(rows)
     typer.echo(

@@ -4,6 +4,8 @@ Collimated and unexposed borders are black or white, and often no tag says where
 hold nothing to see, and must not decide how the rest is shown. All functions are of arrays.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -39,8 +41,62 @@ _SAMPLE_SIDE = 1024  # pixels: statistics are taken of every n-th pixel of a lar
 _ROUNDS = 16  # of peeling, so that no picture takes for ever
 _STRIP = 32  # lines that are looked at together
 
+_MOST_LEVELS = 2**16  # that are counted, one by one
+
 Box = tuple[slice, slice]
 """Rows and columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Values of many pixels, in ascending order.
+
+    A radiograph has thousands of grey levels and millions of pixels, so that what is asked of a
+    sample is quicker to find of its levels.
+
+    Attributes:
+        levels: float32 (n,); of integers each value once, of other numbers as often as it occurs.
+        counts: int64 (n,), how often it occurs.
+    """
+
+    levels: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> "Sample":
+        """Sample all of some numbers, of any shape."""
+        if values.dtype.kind in "iu" and values.size:
+            low = int(values.min())
+            if int(values.max()) - low < _MOST_LEVELS:
+                found = np.bincount(values.ravel().astype(np.int64) - low)
+                (levels,) = np.nonzero(found)
+                return cls((levels + low).astype(np.float32), found[levels])
+        ordered = np.sort(values.astype(np.float32, copy=False), axis=None)
+        return cls(ordered, np.ones(ordered.shape, np.int64))
+
+    def through(self, shown: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> "Sample":
+        """Give what a grey scale, value by value, makes of the sample."""
+        levels, counts = shown(self.levels), self.counts
+        if np.any(levels[1:] < levels[:-1]):  # a table that turns it over
+            order = np.argsort(levels)
+            levels, counts = levels[order], counts[order]
+        return Sample(levels, counts)
+
+    def percentiles(self, *percents: float) -> list[float]:
+        """Find percentiles, as :func:`numpy.percentile` does; the sample is not empty."""
+        ends = np.cumsum(self.counts)
+        last = int(ends[-1]) - 1
+        found = []
+        for percent in percents:
+            place = last * (percent / 100)
+            index = int(place)
+            pair = np.searchsorted(ends, (index, min(index + 1, last)), side="right")
+            below, above = self.levels[pair]
+            step, part = float(above - below), place - index
+            found.append(
+                float(below) + step * part if part < 0.5 else float(above) - step * (1 - part)
+            )
+        return found
 
 
 def exposed_box(values: NDArray[Any]) -> Box:
@@ -57,7 +113,7 @@ def exposed_box(values: NDArray[Any]) -> Box:
     return next((found for found in (inner, box) if values[found].size), _whole(values))
 
 
-def exposed_sample(values: NDArray[Any], background: Mask | None) -> NDArray[np.float32]:
+def exposed_sample(values: NDArray[Any], background: Mask | None) -> Sample:
     """Sample the values of the exposed region.
 
     Lines of one value are peeled off the picture's sides until none is left, then lines of nearly
@@ -70,24 +126,25 @@ def exposed_sample(values: NDArray[Any], background: Mask | None) -> NDArray[np.
         background: bool (h, w) of pixels that are known to be no part of the picture, or ``None``.
 
     Returns:
-        float32 (n,); empty where all is background.
+        The sample; empty where all is background.
     """
     box, inner = _peel_twice(values, background)
-    sample = _picture_values(values, background, box)
-    if sample.size == 0:
-        return _picture_values(values, background, _whole(values))
+    sampled = _picture_values(values, background, box)
+    if sampled.size == 0:
+        return Sample.of(_picture_values(values, background, _whole(values)))
     coarse, picture = _coarse(values, background, inner)
     if not picture.any():
-        return sample
-    low, high = (float(level) for level in np.percentile(coarse[picture], (0.1, 99.9)))
+        return Sample.of(sampled)
+    whole = Sample.of(coarse[picture])
+    low, high = whole.percentiles(0.1, 99.9)
     near = NEAR * (high - low)
-    exposed = picture
-    for extreme in (coarse <= low + near, coarse >= high - near):
+    levels, exposed = coarse.astype(np.float32, copy=False), picture
+    for extreme in (levels <= low + near, levels >= high - near):
         exposed = exposed & ~_fields_at_edge(extreme & picture)
-    return coarse[exposed] if exposed.any() else coarse[picture]
+    return Sample.of(coarse[exposed]) if exposed.any() else whole
 
 
-def percentile_range(sample: NDArray[np.float32]) -> tuple[float, float]:
+def percentile_range(sample: Sample) -> tuple[float, float]:
     """Find the values that a percentile window shows as black and white.
 
     Args:
@@ -97,12 +154,12 @@ def percentile_range(sample: NDArray[np.float32]) -> tuple[float, float]:
         The two values. Of percentiles that are equal the range of the sample takes the place;
         where that is one value, or there is no sample, the two are equal.
     """
-    if sample.size == 0:
+    if sample.levels.size == 0:
         return 0.0, 0.0
-    low, high = np.percentile(sample, (LOWEST, HIGHEST))
+    low, high = sample.percentiles(LOWEST, HIGHEST)
     if low == high:
-        low, high = sample.min(), sample.max()
-    return float(low), float(high)
+        return float(sample.levels[0]), float(sample.levels[-1])
+    return low, high
 
 
 def stretch(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
@@ -111,12 +168,13 @@ def stretch(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32
     return np.asarray(np.clip(shown, 0, 1, out=shown))
 
 
-def is_usable(shown: NDArray[np.float32]) -> bool:
+def is_usable(shown: Sample) -> bool:
     """Tell whether a grey scale shows the exposed region, by its sample in 0..1 as shown."""
-    if shown.size == 0:
+    if shown.levels.size == 0:
         return False
-    low, high = np.percentile(shown, (LOWEST, HIGHEST))
-    parts = np.bincount(np.rint(shown * 255).astype(np.uint8), minlength=256) / shown.size
+    low, high = shown.percentiles(LOWEST, HIGHEST)
+    grey = np.rint(shown.levels * 255).astype(np.uint8)
+    parts = np.bincount(grey, shown.counts, minlength=256) / shown.counts.sum()
     return bool(
         high - low >= LEAST_CONTRAST
         and parts[0] + parts[255] <= MOST_CLIPPED
@@ -131,10 +189,10 @@ def _whole(values: NDArray[Any]) -> Box:
 def _peel_twice(values: NDArray[Any], background: Mask | None) -> tuple[Box, Box]:
     """Peel off lines of one value, then lines of nearly one; a box is empty if nothing is left."""
     box = _peel(values, background, _whole(values), 0.0)
-    sample = _picture_values(values, background, box)
-    if sample.size == 0:
+    sampled = _picture_values(values, background, box)
+    if sampled.size == 0:
         return box, box
-    low, high = (float(level) for level in np.percentile(sample, (2, 98)))
+    low, high = Sample.of(sampled).percentiles(2, 98)
     return box, _peel(values, background, box, NEAR * (high - low))
 
 
@@ -181,32 +239,30 @@ def _first_varying(lines: NDArray[Any], hidden: Mask | None, tolerance: float) -
     return None
 
 
-def _coarse(
-    values: NDArray[Any], background: Mask | None, box: Box
-) -> tuple[NDArray[np.float32], Mask]:
+def _coarse(values: NDArray[Any], background: Mask | None, box: Box) -> tuple[NDArray[Any], Mask]:
     """Take every n-th pixel of a box, and which of them are no background."""
     picture = values[box]
     step = max(1, -(-max(picture.shape) // _SAMPLE_SIDE))
-    coarse = picture[::step, ::step].astype(np.float32, copy=False)
+    coarse = picture[::step, ::step]
     if background is None:
         return coarse, np.ones(coarse.shape, bool)
     return coarse, ~background[box][::step, ::step]
 
 
-def _picture_values(values: NDArray[Any], background: Mask | None, box: Box) -> NDArray[np.float32]:
+def _picture_values(values: NDArray[Any], background: Mask | None, box: Box) -> NDArray[Any]:
     coarse, picture = _coarse(values, background, box)
     return coarse[picture]
 
 
 def _fields_at_edge(mask: Mask) -> Mask:
     """Those connected parts of a mask that reach its edge, and are not small."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(
-        mask.astype(np.uint8), connectivity=8
-    )
+    # The areas of a few are sooner counted than the statistics of all.
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     at_edge = np.zeros(count, bool)
     for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         at_edge[line] = True
-    large = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST_FIELD * mask.size
-    fields = at_edge & large
-    fields[0] = False  # label 0 is what the mask leaves out
-    return np.asarray(fields[labels])
+    at_edge[0] = False  # label 0 is what the mask leaves out
+    if not at_edge.any():
+        return np.zeros_like(mask)
+    areas = np.bincount(labels.ravel(), minlength=count)
+    return np.take(at_edge & (areas >= SMALLEST_FIELD * mask.size), labels)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from fracjax.image import exposure, grayscale, header, shutter
+from fracjax.image.exposure import Sample
 from fracjax.image.grayscale import Mask
 from fracjax.image.picture import Reason, Rejected
 from fracjax.image.policy import ReadPolicy
@@ -262,14 +263,14 @@ def _modality(dataset: Dataset, stored: NDArray[Any], background: Mask | None) -
     )
 
 
-def _checked_voi(dataset: Dataset, sample: NDArray[Any], *, is_display: bool) -> _Voi:
+def _checked_voi(dataset: Dataset, sample: Sample, *, is_display: bool) -> _Voi:
     """Take the header's first VOI LUT or window that is usable, or percentiles if none is.
 
     Headers are often wrong here: windows lie outside all values, tables are constant.
 
     Args:
         dataset: Where the VOI stands.
-        sample: Values of the exposed region (n,), outputs of the modality transform.
+        sample: Of the exposed region's outputs of the modality transform.
         is_display: Whether they are display values already, should the header have no VOI.
     """
     ignored = False
@@ -289,19 +290,19 @@ def _checked_voi(dataset: Dataset, sample: NDArray[Any], *, is_display: bool) ->
     return _percentile_voi(sample, ignored=ignored)
 
 
-def _is_usable(voi: _Voi, sample: NDArray[Any]) -> bool:
+def _is_usable(voi: _Voi, sample: Sample) -> bool:
     try:
         with _reading():
-            return exposure.is_usable(voi.apply(sample))
+            return exposure.is_usable(sample.through(voi.apply))
     except _Malformed:  # a window that the standard does not allow
         return False
 
 
-def _tables(dataset: Dataset, sample: NDArray[Any]) -> Iterator[_Voi]:
+def _tables(dataset: Dataset, sample: Sample) -> Iterator[_Voi]:
     """The first VOI LUT of a header (PS3.3 C.11.2.1.1), if it has any."""
     if dataset.get("VOILUTSequence"):
         table = header.lookup_table(dataset, "VOILUTSequence")
-        table = grayscale.meeting(table, sample)
+        table = grayscale.meeting(table, sample.levels)
         white = np.float32(2**table.bits - 1)
         yield _Voi(
             lambda x: np.clip(grayscale.look_up(x, table) / white, 0, 1),
@@ -310,7 +311,7 @@ def _tables(dataset: Dataset, sample: NDArray[Any]) -> Iterator[_Voi]:
         )
 
 
-def _windows(dataset: Dataset, sample: NDArray[Any]) -> Iterator[_Voi]:
+def _windows(dataset: Dataset, sample: Sample) -> Iterator[_Voi]:
     """The windows of a header in their order (PS3.3 C.11.2.1.2)."""
     function = (header.code(dataset, "VOILUTFunction") or "LINEAR").replace(" ", "_")
     centers, widths = (header.values(dataset, f"Window{part}") for part in ("Center", "Width"))
@@ -323,7 +324,7 @@ def _window(center: float, width: float, function: str) -> _Voi:
     return _Voi(lambda x: grayscale.window(x, center, width, function), "window")
 
 
-def _percentile_voi(sample: NDArray[Any], *, ignored: bool = False) -> _Voi:
+def _percentile_voi(sample: Sample, *, ignored: bool = False) -> _Voi:
     low, high = exposure.percentile_range(sample)
     if low == high:
         raise Rejected(Reason.FLAT, "the exposed region has but one grey level")

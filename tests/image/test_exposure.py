@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pictures import radiograph
 
-from fracjax.image.exposure import exposed_sample, is_usable, percentile_range, stretch
+from fracjax.image import exposure
+from fracjax.image.exposure import Sample, exposed_sample, percentile_range, stretch
 
 
 def window(values, background=None):
@@ -54,8 +56,8 @@ def test_known_background_is_left_out_whatever_is_in_it():
     background[20:40, 30:50] = True
     rubbish = np.where(background, np.float32(1e6), values)
     assert window(rubbish, background) == window(values, background)
-    assert exposed_sample(values, np.ones(values.shape, bool)).size == 0
-    assert percentile_range(np.empty(0, np.float32)) == (0, 0)
+    assert exposed_sample(values, np.ones(values.shape, bool)).counts.size == 0
+    assert percentile_range(Sample.of(np.empty(0, np.float32))) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +76,42 @@ def test_a_picture_that_is_all_border_is_sampled_whole(values):
 
 def test_half_a_percent_is_clipped_at_either_end():
     values = np.random.default_rng(0).permutation(10_000).astype(np.float32)
-    low, high = percentile_range(values)
+    low, high = percentile_range(Sample.of(values))
     assert (low, high) == pytest.approx((50, 9949), abs=1)
     shown = stretch(values, low, high)
     assert (shown.min(), shown.max()) == (0, 1)
     np.testing.assert_allclose(shown[values == 5000], 0.5, atol=1e-3)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int16, np.int32, np.float32]),
+        st.integers(1, 60),
+        elements=st.integers(0, 120),
+    ),
+    st.integers(-100, 10_000),
+    st.lists(st.floats(0, 100), min_size=1, max_size=3),
+)
+def test_a_sample_has_the_percentiles_of_its_values(values, offset, percents):
+    if np.can_cast(np.int16, values.dtype):
+        values = values + values.dtype.type(offset)
+    sample = Sample.of(values)
+    assert sample.percentiles(*percents) == list(np.percentile(values.astype(np.float32), percents))
+    assert sample.counts.sum() == values.size
+    assert (np.diff(sample.levels) >= 0).all()
+
+    def turned(levels):
+        return 1 - levels * np.abs(levels) / np.float32(1e6)
+
+    shown = turned(values.astype(np.float32))
+    assert sample.through(turned).percentiles(*percents) == list(np.percentile(shown, percents))
+
+
 def test_usable_grey_scales():
+    def is_usable(shown):
+        return exposure.is_usable(Sample.of(shown))
+
     values = np.linspace(0, 1, 1000, dtype=np.float32)
     assert is_usable(values)
     assert is_usable(values * 0.15 + 0.5)
