@@ -265,4 +265,5 @@ def _fields_at_edge(mask: Mask) -> Mask:
     if not at_edge.any():
         return np.zeros_like(mask)
     areas = np.bincount(labels.ravel(), minlength=count)
-    return np.take(at_edge & (areas >= SMALLEST_FIELD * mask.size), labels)
+    fields: Mask = at_edge & (areas >= SMALLEST_FIELD * mask.size)
+    return fields.take(labels)
