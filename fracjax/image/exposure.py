@@ -266,4 +266,4 @@ def _fields_at_edge(mask: Mask) -> Mask:
         return np.zeros_like(mask)
     areas = np.bincount(labels.ravel(), minlength=count)
     fields: Mask = at_edge & (areas >= SMALLEST_FIELD * mask.size)
-    return fields.take(labels)
+    return np.asarray(fields.take(np.asarray(labels)))
