@@ -6,8 +6,8 @@ Makes exports of radiographs from the folder, enlarged to a detector's size in 1
 study: of several transfer syntaxes, of JPEG 2000 alone, and of raw pixels alone. The whole commands
 take turns, from their start to their end, on one core and on two; figures are medians over the
 rounds, and a ratio is the median of the rounds' ratios. The peer is ``scoring_torch.py``; it
-computes in float32, as fracjax does. It decodes all pixels, and fracjax of JPEG 2000 as many as the
-network looks at (docs/performance.md).
+computes in float32, as fracjax does, or in bfloat16 (``--peer-precision``). It decodes all pixels,
+and fracjax of JPEG 2000 as many as the network looks at (docs/performance.md).
 
 Beside them stand the parts, each measured alone in one process: reading (from a file to the
 network's input) and the network. On cores that all parts share, the most that can be reached is
@@ -134,12 +134,13 @@ def main(
     count: Annotated[int, typer.Option(help="Images of an export.")] = 96,
     rounds: int = 3,
     only: Annotated[str, typer.Option(help="Exports, of mixed, JPEG 2000 and raw.")] = "",
+    peer_precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Print a row for each export and number of cores."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     scorer = engine.load(batch_size=BATCH, engine="auto")
-    size, precision = scorer.manifest.preprocess.image_size, scorer.engine.precision
+    size = scorer.manifest.preprocess.image_size
     chosen = [name.strip() for name in only.split(",")] if only else list(EXPORTS)
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
@@ -156,7 +157,7 @@ def main(
                     started.append(seconds(job(work / "one", out, used), some))
                     ours.append(seconds(job(root, out, used), some))
                     theirs.append(
-                        seconds(peer(root, work / "peer.csv", used, size, precision), some)
+                        seconds(peer(root, work / "peer.csv", used, size, peer_precision), some)
                     )
                 after = statistics.median(ours) - statistics.median(started)
                 rows.append(
@@ -176,7 +177,8 @@ def main(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    typer.echo(f"{time.strftime('%Y-%m-%d')}, {scorer.engine}; {count} images, {rounds} rounds")
+    typer.echo(f"{time.strftime('%Y-%m-%d')}, {scorer.engine}; the peer in {peer_precision}")
+    typer.echo(f"{count} images, {rounds} rounds")
     typer.echo(
         "| export | cores | reading, ms | network, ms | fracjax, studies/min | peer, studies/min "
         "| ratio | of what the parts allow |"
