@@ -106,7 +106,7 @@ def _watch(pid: int, peak: Peak) -> None:
         try:
             processes = [job, *job.children(recursive=True)]
             used = [process.memory_full_info() for process in processes]
-        except psutil.Error:  # one has just ended; the others are looked at next time
+        except psutil.NoSuchProcess:  # one has just ended; the others are looked at next time
             if not psutil.pid_exists(pid) or job.status() == psutil.STATUS_ZOMBIE:
                 return
         else:

@@ -120,7 +120,7 @@ class XlaForward:
         if self.batch_size == self._devices:
             raise UsageError(
                 f"{self.engine.device} has no memory left for one picture; end what else runs on "
-                "it, or give --engine openvino"
+                "it, or give --engine openvino, and --restart where a run has begun"
             )
         self.batch_size = self._divisible(self.batch_size // 2)
 

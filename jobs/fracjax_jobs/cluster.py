@@ -1,14 +1,16 @@
 """Reads and scores on the nodes of a Ray cluster (https://docs.ray.io), a few files at a time.
 
-The nodes compute; the account is kept here, as by a run on one machine. Ray places the work, does
-again what a node or process took down with it, and uses nodes that come later. A process keeps the
+The nodes compute; the account is kept here, as by a run on one machine. Ray places the work, tells
+what a node or process took down with it, and uses nodes that come later. A process keeps the
 network and its reading processes from one piece of work to the next.
 """
 
 import logging
+import math
 import signal
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,10 +25,12 @@ from fracjax.bundle import Bundle
 from fracjax.engine import Scorer
 from fracjax.errors import FracjaxError, JobError, UsageError
 from fracjax.forward import EngineName
-from fracjax.image import ReadPolicy
+from fracjax.image import ReadPolicy, Reason
+from fracjax.privacy import forbid_core_dumps
 from fracjax_jobs.account import Record
 from fracjax_jobs.claims import difference, software
 from fracjax_jobs.pool import Limits, Readers
+from fracjax_jobs.read import is_as_found
 from fracjax_jobs.scoring import Done, score_all
 from fracjax_jobs.state import Task
 
@@ -37,32 +41,36 @@ PIECES_AHEAD = 3
 """For each that the cluster can do at once, so that no node waits for this process."""
 
 RETRIES = 3
-"""How often Ray does a piece again whose process or node has died."""
+"""How often a piece is done again whose process or node has died."""
 
 SECONDS_BETWEEN_CHECKS = 0.5
 """After which a signal, or a node that has come, is noticed."""
 
-_Records: TypeAlias = list[tuple[int, list[Record]]]
-"""Of files, by their numbers."""
+_Result: TypeAlias = tuple[str, list[list[Record]]]
+"""The node that a piece was done on, and the records of each of its files."""
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the cluster that this machine is of, or that ``RAY_ADDRESS`` names.
+    """Join the cluster that this machine is of, unless this process has.
 
     Raises:
-        UsageError: There is none, or it has no cores.
+        UsageError: It is of none that it can join.
     """
+    if ray.is_initialized():
+        yield
+        return
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError):
         raise UsageError(
-            "no Ray cluster is found; start this on a machine of one, after ray start, or name "
-            "one in RAY_ADDRESS"
+            "no Ray cluster can be joined; start this on a machine of one, after ray start, with "
+            "the versions of Ray and Python of its nodes"
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     try:
         yield
     finally:
@@ -89,43 +97,41 @@ def score_on_nodes(
     Raises:
         UsageError: No node has so many cores.
         JobError: A node has other software, computes otherwise or does not see the export; or the
-            cluster is gone.
+            cluster does not finish a piece of work.
         SystemExit: A signal has come; what was done till then is given before.
     """
-    share = _Share.of_nodes(limits.workers)
+    share = _Share.of_nodes(limits.workers, uses_gpu=scorer.engine.name == "xla")
     limits = replace(limits, workers=share.cores)
-    setup = _Setup(
-        scorer.bundle, scorer.batch_size, scorer.engine.name, root, policy, limits, _facts(scorer)
-    )
-    run, kept = uuid4().hex, ray.put(setup)
-    remote = ray.remote(_score).options(
-        num_cpus=share.cores,
-        num_gpus=share.gpus,
-        max_retries=RETRIES,
-        scheduling_strategy="SPREAD",
-    )
+    with _speaking_plainly():
+        kept = ray.put(
+            _Setup(
+                scorer.bundle,
+                scorer.batch_size,
+                scorer.engine.name,
+                root,
+                policy,
+                limits,
+                _facts(scorer),
+            )
+        )
+    pieces = _Pieces(uuid4().hex, kept, share)
     rest = iter(tasks)
-    under_way: dict[ray.ObjectRef[_Records], dict[int, Task]] = {}
     try:
         while True:
-            while len(under_way) < PIECES_AHEAD * share.slots():
-                piece = {task.number: task for task in islice(rest, FILES_PER_CORE * share.cores)}
+            while pieces.has_room:
+                piece = list(islice(rest, FILES_PER_CORE * share.cores))
                 if not piece:
                     break
-                # In a list, Ray hands the setup over as it is asked for, and not to every piece.
-                under_way[remote.remote(run, [kept], list(piece.values()))] = piece
-            if not under_way:
+                pieces.begin(piece)
+            if not pieces.under_way:
                 return
-            ready, _ = ray.wait(list(under_way), timeout=SECONDS_BETWEEN_CHECKS)
-            yield from _finished(ready, under_way)
+            yield from pieces.done(SECONDS_BETWEEN_CHECKS)
             interrupt.check()
     except SystemExit:
-        ready, _ = ray.wait(list(under_way), num_returns=len(under_way), timeout=0)
-        yield from _finished(ready, under_way)
+        yield from pieces.done(0)
         raise
     finally:
-        for reference in under_way:
-            ray.cancel(reference, force=True)
+        pieces.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +142,12 @@ class _Share:
     gpus: int
 
     @classmethod
-    def of_nodes(cls, cores: int) -> "_Share":
-        nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
+    def of_nodes(cls, cores: int, *, uses_gpu: bool) -> "_Share":
+        nodes = _nodes()
         if not nodes:
             raise UsageError("no node of the Ray cluster offers a core; add one with ray start")
-        gpus = int(all(node.get("GPU") for node in nodes))
-        each = [int(node["CPU"] // max(1, node.get("GPU", 0))) for node in nodes]
+        gpus = int(uses_gpu and all(node.get("GPU") for node in nodes))
+        each = [int(node["CPU"] // max(1, gpus * node.get("GPU", 0))) for node in nodes]
         if cores > max(each):
             raise UsageError(
                 f"no node of the Ray cluster has {cores} cores for a piece of work; give "
@@ -150,33 +156,142 @@ class _Share:
         return cls(cores or max(1, min(each)), gpus)
 
     def slots(self) -> int:
-        """Count the pieces that the cluster as it is now can do at once."""
-        return max(1, int(ray.cluster_resources().get("CPU", 0) // self.cores))
+        """Count the pieces that the cluster as it is now can do at once.
+
+        Raises:
+            JobError: It can do none.
+        """
+        count = sum(
+            int(min(node["CPU"] // self.cores, node.get("GPU", 0) if self.gpus else math.inf))
+            for node in _nodes()
+        )
+        if count == 0:
+            raise JobError(
+                f"no node of the Ray cluster is left that has {self.cores} cores"
+                f"{' and a GPU' if self.gpus else ''}; what was scored is kept, and the same "
+                "command goes on"
+            )
+        return count
 
 
-def _finished(
-    ready: Iterable["ray.ObjectRef[_Records]"],
-    under_way: dict["ray.ObjectRef[_Records]", dict[int, Task]],
-) -> Iterator[list[Done]]:
-    for reference in ready:
-        piece = under_way.pop(reference)
-        yield [(piece[number], records) for number, records in _result(reference)]
+@dataclass(slots=True)
+class _Piece:
+    """Files that are read and scored together; how often that came to no end."""
+
+    tasks: list[Task]
+    deaths: int = 0
 
 
-def _result(reference: "ray.ObjectRef[_Records]") -> _Records:
+class _Pieces:
+    """The pieces of work that the cluster has.
+
+    Attributes:
+        under_way: Each by what Ray calls its result.
+    """
+
+    def __init__(self, run: str, setup: "ray.ObjectRef[_Setup]", share: _Share) -> None:
+        self._run, self._setup, self._share = run, setup, share
+        # Ray would do for ever again what the memory of a node does not hold.
+        self._remote = ray.remote(_score).options(
+            num_cpus=share.cores,
+            num_gpus=share.gpus,
+            max_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        self.under_way: dict[ray.ObjectRef[_Result], _Piece] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the cluster should have more to do."""
+        return len(self.under_way) < PIECES_AHEAD * self._share.slots()
+
+    def begin(self, tasks: list[Task], deaths: int = 0) -> None:
+        """Have some files read and scored."""
+        with _speaking_plainly():
+            # In a list, Ray hands the setup over as it is asked for, and not to every piece.
+            reference = self._remote.remote(self._run, [self._setup], tasks)
+        self.under_way[reference] = _Piece(tasks, deaths)
+
+    def done(self, seconds: float) -> Iterator[list[Done]]:
+        """Give what is done, or will be soon."""
+        with _speaking_plainly():
+            ready, _ = ray.wait(
+                list(self.under_way),
+                num_returns=1 if seconds else len(self.under_way),
+                timeout=seconds,
+            )
+        for reference in ready:
+            piece = self.under_way.pop(reference)
+            try:
+                node, records = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise _in_one_line(error) from None
+            except ray.exceptions.RayError as error:  # a process or node has died
+                if piece.deaths == RETRIES:
+                    raise _unfinished(error) from None
+                self.begin(piece.tasks, piece.deaths + 1)
+                continue
+            found = list(zip(piece.tasks, records, strict=True))
+            _check_unreadable(node, found)
+            yield found
+
+    def cancel(self) -> None:
+        """Let go of what is under way."""
+        with suppress(ray.exceptions.RayError):
+            for reference in self.under_way:
+                ray.cancel(reference, force=True)
+
+
+@contextmanager
+def _speaking_plainly() -> Iterator[None]:
+    """Turn what Ray raises where its cluster is gone into one line."""
     try:
-        records: _Records = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, FracjaxError):
-            raise JobError(str(error.cause)) from None
-        raise
+        yield
     except ray.exceptions.RayError as error:
-        raise JobError(
-            f"the cluster did not finish a piece of work ({type(error).__name__}), though it tried "
-            f"{1 + RETRIES} times; look at ray status. What was scored is kept, and the same "
-            "command goes on"
-        ) from None
-    return records
+        raise _unfinished(error) from None
+
+
+def _unfinished(error: Exception) -> JobError:
+    return JobError(
+        f"the cluster did not finish a piece of work ({type(error).__name__}), though it tried "
+        f"{1 + RETRIES} times, or it is gone; look at ray status. What was scored is kept, and the "
+        "same command goes on"
+    )
+
+
+def _in_one_line(error: ray.exceptions.RayTaskError) -> JobError:
+    if isinstance(error.cause, FracjaxError):
+        return JobError(str(error.cause))
+    return JobError(
+        f"a node failed ({type(error.cause).__name__}); check that the same versions of fracjax "
+        "and Ray are installed on every node"
+    )
+
+
+def _check_unreadable(node: str, found: list[Done]) -> None:
+    """Make sure that what a node could not read, this machine cannot read, either.
+
+    Raises:
+        JobError: It can: the node does not see the export as it is.
+    """
+    for task, records in found:
+        entry = task.entry
+        unread = any(record.account.reason == Reason.UNREADABLE for record in records)
+        if unread and entry.obstacle is None and is_as_found(entry):
+            raise JobError(
+                f"node {node} cannot read a file that this machine can; check there that the "
+                "export is mounted whole, with the same permissions and times"
+            )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Give what the nodes offer that are there and have cores."""
+    with _speaking_plainly():
+        return [
+            node["Resources"]
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        ]
 
 
 # What follows runs on the nodes.
@@ -203,25 +318,28 @@ class _Worker:
     """What a process keeps from one piece of work to the next."""
 
     def __init__(self, run: str, setup: _Setup) -> None:
-        if not setup.root.is_dir() or next(setup.root.iterdir(), None) is None:
-            raise JobError(
-                f"node {_node()} does not see the export; mount it there at the same path"
-            )
+        try:
+            is_there = setup.root.is_dir() and next(setup.root.iterdir(), None) is not None
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise JobError("it does not see the export; mount it there at the same path")
         self.run = run
         name: EngineName = "openvino" if setup.engine == "openvino" else "xla"
         self._scorer = Scorer(setup.bundle, setup.batch_size, name, setup.limits.processes)
         if (facts := _facts(self._scorer)) != setup.facts:
             raise JobError(
-                f"node {_node()} has {difference(setup.facts, facts)} than the machine that this "
-                "was started on; make them alike"
+                f"it has {difference(setup.facts, facts)} than the machine that this was started "
+                "on; make them alike, or name an --engine that all have"
             )
         preprocess = setup.bundle.manifest.preprocess
         self._readers = Readers(preprocess, setup.policy, setup.limits)
 
-    def score(self, tasks: list[Task]) -> _Records:
-        """Read and score files."""
+    def score(self, tasks: list[Task]) -> list[list[Record]]:
+        """Read and score files; give the records of each, in their order."""
         groups = score_all(self._scorer, tasks, self._readers.read)
-        return [(task.number, records) for group in groups for task, records in group]
+        found = {task.number: records for group in groups for task, records in group}
+        return [found[task.number] for task in tasks]
 
     def stop(self) -> None:
         """End the reading processes."""
@@ -232,19 +350,20 @@ _worker: _Worker | None = None
 """Of this process, if it has one."""
 
 
-def _score(run: str, setup: list["ray.ObjectRef[_Setup]"], tasks: list[Task]) -> _Records:
+def _score(run: str, setup: list["ray.ObjectRef[_Setup]"], tasks: list[Task]) -> _Result:
     global _worker  # noqa: PLW0603 - Ray calls a function, and the network outlives the call
-    if _worker is not None and _worker.run != run:
-        _worker.stop()
-        _worker = None
-    if _worker is None:
-        _worker = _Worker(run, ray.get(setup[0]))
-    return _worker.score(tasks)
+    forbid_core_dumps()
+    node = str(ray.util.get_node_ip_address())
+    try:
+        if _worker is not None and _worker.run != run:
+            _worker.stop()
+            _worker = None
+        if _worker is None:
+            _worker = _Worker(run, ray.get(setup[0]))
+        return node, _worker.score(tasks)
+    except FracjaxError as error:
+        raise JobError(f"node {node}: {error}") from None
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:
     return {"engine": asdict(scorer.engine), "software": software()}
-
-
-def _node() -> str:
-    return str(ray.util.get_node_ip_address())

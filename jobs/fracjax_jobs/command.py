@@ -222,6 +222,8 @@ def _run(
     from fracjax_jobs import score_dir as job
 
     job.check_paths(directory, out)
+    if options.cluster is not None:  # the nodes compute, on this machine's devices, too
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     scorer = engine.load(bundle or BUNDLED, batch_size=batch_size, engine=engine_name)
     with progress.json_lines() if log_json else progress.bar() as report:
         return job.score_dir(directory, out, scorer, options, report=report)

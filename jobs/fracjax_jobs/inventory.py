@@ -4,14 +4,14 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from fracjax.errors import JobError
 from fracjax.image import Reason
-from fracjax_jobs.walk import Entry, FileSet, Folder, look_into
+from fracjax_jobs.walk import Entry, FileSet, Folder, walk
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;  -- should the job end, the list is void anyway
@@ -37,6 +37,7 @@ class Inventory:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()  # the export may itself be named through a link
         self._length = 0
+        self._given = 0  # folders that were looked into
 
     def __enter__(self) -> Self:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -63,8 +64,8 @@ class Inventory:
         """
         self._run("BEGIN")
         self._run("INSERT INTO folders (name) VALUES (?)", b"")
-        for folder in self._folders():
-            for found in look_into(self._root, folder):
+        with closing(walk(self._root, self._next_folder)) as everything:
+            for found in everything:
                 match found:
                     case Folder(name):
                         self._run("INSERT INTO folders (name) VALUES (?)", _encode(name))
@@ -107,13 +108,14 @@ class Inventory:
             digest.update(b"%d\0" % size)
         return digest.hexdigest()
 
-    def _folders(self) -> Iterator[str]:
-        """Give the folders that are to be looked into, while more of them are found."""
-        row, number = (b"",), 1
-        while row is not None:
-            yield _decode(row[0])
-            number += 1
-            row = self._run("SELECT name FROM folders WHERE id = ?", number).fetchone()
+    def _next_folder(self) -> str | None:
+        """Give a folder that was not given yet; ``None`` where no more is found as yet."""
+        query = "SELECT name FROM folders WHERE id = ?"
+        row = self._run(query, self._given + 1).fetchone()
+        if row is None:
+            return None
+        self._given += 1
+        return _decode(row[0])
 
     def _add(self, entry: Entry) -> None:
         # A folder that changes while it is listed may give a name twice.

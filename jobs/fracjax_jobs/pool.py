@@ -1,7 +1,8 @@
 """Worker processes that read ahead, and survive what a decoder does to them.
 
-Each worker has a pipe of its own and one file at a time, so that whatever ends it, it is known
-which file it had, and no other worker waits for what it held.
+Each worker has a pipe of its own and a few files in hand: it decodes one, and meanwhile fetches the
+bytes of the others, since a file server may take longer to open a file than a core to decode it.
+Whatever ends a worker, it is known what it had, and no other waits for what it held.
 """
 
 import ctypes
@@ -9,10 +10,13 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
@@ -27,7 +31,7 @@ from fracjax.configs import Preprocess
 from fracjax.errors import JobError, UsageError
 from fracjax.image import ReadPolicy, Reason, Rejected
 from fracjax.privacy import forbid_core_dumps
-from fracjax_jobs.read import Announced, Reading, read_entry
+from fracjax_jobs.read import Announced, Reading, fetch, read_entry
 from fracjax_jobs.walk import Entry
 
 Outcomes: TypeAlias = list[Reading | Rejected]
@@ -41,8 +45,14 @@ SECONDS_TO_DIE = 5.0
 STARTS = 3
 """Processes that may die in a row before they are at work."""
 
-READ_AHEAD = 8
+IN_HAND = 8
+"""Entries that a worker has: one that it decodes, and others that it fetches."""
+
+READ_AHEAD = 16
 """Entries in flight for each worker: enough to hide a slow file, few enough to stay small."""
+
+MOST_FETCHED = 2**25
+"""Bytes that a worker fetches ahead; what is larger is read when its turn comes."""
 
 SECONDS_BETWEEN_CHECKS = 0.5
 """After which a signal, or a worker that is late, is noticed."""
@@ -52,6 +62,8 @@ LONGEST_ABSENCE = 5.0
 the job may have been stopped (Ctrl-Z, a frozen machine), and that is no file's fault."""
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_M_ARENA_MAX = -8  # mallopt(3)
+_STACK = 2**20  # bytes, of a thread that reads a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +160,7 @@ class Readers:
         self._limits = limits
         memory, parent = limits.bytes_per_worker, os.getpid()
         self._settings = (preprocess, policy, keeps_display, memory, parent)
+        self._ahead = limits.processes * (2 if keeps_display else READ_AHEAD)
         self._workers: list[_Worker] = []
         self._waiting: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
@@ -181,14 +194,15 @@ class Readers:
         """
         window: deque[_Task] = deque()
         rest = iter(entries)
+        self._looked = time.monotonic()
         while True:
-            for task in _take(rest, READ_AHEAD * self._limits.processes - len(window)):
+            for task in _take(rest, self._ahead - len(window)):
                 window.append(task)
                 if task.outcomes is None:
                     self._waiting.append(task)
-                    self._hand_out()
             if not window:
                 return
+            self._hand_out()
             while window[0].outcomes is None:
                 self._work()
                 interrupt.check()
@@ -217,14 +231,25 @@ class Readers:
                 worker.deadline += absence
 
     def _hand_out(self) -> None:
-        """Give tasks to workers that are free; to a suspect, once no other is at work."""
-        busy = sum(1 for worker in self._workers if worker.task is not None)
-        queue = self._suspects or self._waiting
-        room = 1 - busy if self._suspects else self._limits.processes - busy
+        """Give tasks to the workers that have least in hand; but a suspect alone, before others."""
+        in_hand = sum(len(worker.tasks) for worker in self._workers)
+        queue, room = self._waiting, len(self._waiting)
+        if self._suspects:
+            queue, room = self._suspects, 1 - in_hand
+        elif any(task.is_suspect for worker in self._workers for task in worker.tasks):
+            room = 0
+        # No more than a share of what is left, so that those which are starting have theirs.
+        share = min(IN_HAND, -(-(in_hand + len(queue)) // self._limits.processes))
         free = [worker for worker in self._workers if worker.is_free]
-        for worker in free[: max(0, room)]:
-            if queue and worker.give(queue[0], self._limits.seconds_per_file):
+        for _ in range(room):
+            free = [worker for worker in free if len(worker.tasks) < share]
+            if not free:
+                break
+            worker = min(free, key=lambda each: len(each.tasks))
+            if worker.give(queue[0], self._limits.seconds_per_file):
                 queue.popleft()
+            else:
+                free.remove(worker)
         starting = sum(1 for worker in self._workers if not worker.is_ready)
         if starting < len(queue) and len(self._workers) < self._limits.processes:
             self._start()
@@ -241,36 +266,40 @@ class Readers:
         except (EOFError, OSError):  # it died, perhaps in the middle of a message
             self._bury(worker)
             return
-        if worker.task is None:
+        if not worker.is_ready:
             worker.is_ready = True
             worker.deadline = float("inf")
             self._failed_starts = 0
         elif isinstance(message, Announced):
-            worker.task.announced = message
+            worker.tasks[0].announced = message
         else:
-            worker.finish(message)
+            worker.finish(message, self._limits.seconds_per_file)
 
     def _bury(self, worker: "_Worker") -> None:
         self._workers.remove(worker)
         worker.stop()
-        task = worker.task
-        if task is None:
+        if not worker.tasks:
             self._failed_starts += not worker.is_ready
             if self._failed_starts == STARTS:
                 raise _not_starting()
-        elif task.is_suspect:
-            task.fail(Reason.DECODER_CRASHED, "the decoding process died")
-        else:  # what all workers needed together may have been too much
-            task.is_suspect = True
-            self._suspects.append(task)
+            return
+        first = worker.tasks.popleft()
+        self._waiting.extendleft(reversed(worker.tasks))
+        if first.is_suspect:  # and was alone
+            first.fail(Reason.DECODER_CRASHED, "the decoding process died")
+        else:  # it, one that was fetched, or what all workers needed together was too much
+            first.is_suspect = True
+            self._suspects.append(first)
 
     def _give_up(self, worker: "_Worker") -> None:
-        if worker.task is None:
+        if not worker.tasks:
             raise _not_starting()
         self._workers.remove(worker)
         worker.stop()
+        late = worker.tasks.popleft()
         detail = f"not read in {self._limits.seconds_per_file:g} seconds"
-        worker.task.fail(Reason.DECODER_TIMEOUT, detail)
+        late.fail(Reason.DECODER_TIMEOUT, detail)
+        self._waiting.extendleft(reversed(worker.tasks))
 
 
 def _not_starting() -> JobError:
@@ -286,7 +315,7 @@ class _Worker:
 
     Attributes:
         pipe: Becomes readable when the process is ready, has outcomes, or dies.
-        task: What it is at; ``None`` while it starts or is free.
+        tasks: What it has in hand; it is at the first, and has none while it starts.
         is_ready: Whether it has started.
         deadline: When it is to be given up, on the monotonic clock.
     """
@@ -303,31 +332,32 @@ class _Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()  # so that the process's end closes the pipe
-        self.task: _Task | None = None
+        self.tasks: deque[_Task] = deque()
         self.is_ready = False
         self.deadline = time.monotonic() + SECONDS_TO_START
 
     @property
     def is_free(self) -> bool:
         """Whether it may be given a task."""
-        return self.is_ready and self.task is None and self._process.is_alive()
+        return self.is_ready and self._process.is_alive()
 
     def give(self, task: _Task, seconds: float) -> bool:
         """Give it a task; tell whether it took it. If not it has died, as its pipe will tell."""
+        # While it decodes it does not listen, so what it is sent must be small.
+        entry = replace(task.entry, name="", detail="", file_set=None)
         try:
-            self.pipe.send(task.entry)
+            self.pipe.send(entry)
         except OSError:
             return False
-        self.task = task
-        self.deadline = time.monotonic() + seconds
+        if not self.tasks:
+            self.deadline = time.monotonic() + seconds
+        self.tasks.append(task)
         return True
 
-    def finish(self, outcomes: Outcomes) -> None:
-        """Take what it found."""
-        if self.task is not None:
-            self.task.outcomes = outcomes
-        self.task = None
-        self.deadline = float("inf")
+    def finish(self, outcomes: Outcomes, seconds: float) -> None:
+        """Take what it found of its first task; it is at the next."""
+        self.tasks.popleft().outcomes = outcomes
+        self.deadline = time.monotonic() + seconds if self.tasks else float("inf")
 
     def stop(self) -> None:
         """End the process at once."""
@@ -347,12 +377,36 @@ def _work(
     """Read one entry after another, in a process of its own."""
     _confine(memory, parent)
     pipe.send([])
+    in_hand: deque[tuple[Entry, Future[bytes] | None]] = deque()
+    threads = ThreadPoolExecutor(IN_HAND - 1, "fetching")
     while True:
-        try:
-            entry = pipe.recv()
-        except EOFError:  # the parent is gone
-            return
-        pipe.send(read_entry(entry, preprocess, policy, pipe.send, keeps_display=keeps_display))
+        while not in_hand or pipe.poll():
+            try:
+                entry = pipe.recv()
+            except EOFError:  # the parent is gone
+                return
+            fetched = sum(other.size for other, future in in_hand if future is not None)
+            # Members of archives are read by what is open of the archive, one after another.
+            is_ahead = in_hand and not entry.member and fetched + entry.size <= MOST_FETCHED
+            in_hand.append((entry, threads.submit(fetch, entry) if is_ahead else None))
+        entry, future = in_hand.popleft()
+        pipe.send(
+            read_entry(
+                entry,
+                preprocess,
+                policy,
+                pipe.send,
+                fetched=None if future is None else partial(_fetched, entry, future),
+                keeps_display=keeps_display,
+            )
+        )
+
+
+def _fetched(entry: Entry, future: "Future[bytes]") -> bytes:
+    try:
+        return future.result()
+    except MemoryError:  # of what was decoded meanwhile
+        return fetch(entry)
 
 
 def _confine(memory: int, parent: int) -> None:
@@ -361,12 +415,15 @@ def _confine(memory: int, parent: int) -> None:
     cv2.setNumThreads(1)  # the processes are the parallelism
     os.umask(0o077)
     forbid_core_dumps()
+    threading.stack_size(_STACK)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)  # else each thread takes address space that is not used
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives no parent, however that ends
         if os.getppid() != parent:
             os._exit(1)
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        in_use += MOST_FETCHED + IN_HAND * 2 * _STACK
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         limit = in_use + memory if most == resource.RLIM_INFINITY else min(most, in_use + memory)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

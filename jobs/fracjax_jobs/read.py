@@ -84,6 +84,7 @@ def read_entry(
     policy: ReadPolicy,
     announce: Callable[[Announced], None] = lambda announced: None,
     *,
+    fetched: Callable[[], bytes] | None = None,
     keeps_display: bool = False,
 ) -> list[Reading | Rejected]:
     """Read an entry, decode it and fit it to the network. Never raises an ``Exception``.
@@ -93,6 +94,7 @@ def read_entry(
         preprocess: What the network takes.
         policy: What counts as a radiograph.
         announce: Told what the header says before any pixel is decoded, should that never end.
+        fetched: Gives, or raises, what :func:`fetch` has of it; by default it is fetched now.
         keeps_display: Whether the whole picture comes along, too.
 
     Returns:
@@ -102,7 +104,8 @@ def read_entry(
     known: tuple[Header | None, int] = (None, 1)
     try:
         wanted = None if keeps_display else least_side(preprocess)
-        pictures = read_pictures(_read_bytes(entry, _take_all), policy, wanted)
+        data = fetch(entry) if fetched is None else fetched()
+        pictures = read_pictures(data, policy, wanted)
         known = pictures.header, pictures.frames
         if pictures.header is not None:
             announce(Announced(pictures.header, pictures.frames))
@@ -119,6 +122,24 @@ def read_entry(
     except Exception as error:  # noqa: BLE001 - one file never stops the job; the kind is kept
         detail = f"the reader failed ({type(error).__name__})"
         return _and_the_rest(outcomes, Reason.CORRUPT, detail, known)
+
+
+def fetch(entry: Entry) -> bytes:
+    """Read all of an entry, if it begins like an image.
+
+    Raises:
+        Rejected: It does not, is too large, or cannot be read.
+    """
+    return _read_bytes(entry, _take_all)
+
+
+def is_as_found(entry: Entry) -> bool:
+    """Tell whether the file of an entry can be opened here, and is as when it was found."""
+    try:
+        with open_regular(entry.path) as file:
+            return _stamp(file) == (entry.size, entry.mtime_ns)
+    except OSError:
+        return False
 
 
 def _and_the_rest(

@@ -9,13 +9,25 @@ import io
 import os
 import stat
 import sys
+import time
 import zipfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, TypeAlias
 
 from fracjax.image import Reason, looks_like_dicom
+
+LOOKS = 16
+"""Files that are looked at together, where a file server takes long to open one."""
+
+SLOW = 0.002
+"""Seconds that a look takes from which on that is worth its threads; on a local disk it is not."""
+
+_LOOKED_AT_BY_ONE = 16  # files, one after another
 
 MAX_MEMBERS = 100_000
 """Members of one archive. More are refused, with the archive."""
@@ -99,26 +111,102 @@ class ArchiveTooLarge(Exception):
     """An archive's table of contents is larger than ``MAX_TABLE_BYTES``."""
 
 
-def look_into(root: Path, folder: str) -> Iterator[Entry | Folder | FileSet]:
-    """Look into one folder of an export.
+_Found: TypeAlias = Entry | Folder | FileSet
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """A file that may hold others, which is still to be looked into."""
+
+    path: Path
+    name: str
+
+
+def walk(root: Path, next_folder: Callable[[], str | None]) -> Generator[_Found, None, None]:
+    """Look into the folders of an export, at several files at once.
 
     Args:
         root: The export, without links in its path.
-        folder: Path of the folder, relative to the export; ``""`` is the export itself.
+        next_folder: Gives the path of a folder that is to be looked into, relative to the export
+            (``""`` is the export itself); or ``None`` where no more is known as yet.
 
     Yields:
         In no particular order: folders to look into, and an entry for each file and archive
         member, and for each link, pipe, device or folder that cannot be looked into. An archive
         that has members is not an entry itself.
     """
-    path = root / folder
-    try:
-        with os.scandir(path) as children:
-            for child in children:
-                name = f"{folder}/{child.name}" if folder else child.name
-                yield from _look_at(root, path / child.name, name)
-    except OSError as error:
-        yield _unreadable(path, folder or ".", error)
+    with _Looks(root) as looks:
+        while (folder := next_folder()) is not None or looks.has_more:
+            try:
+                for name in () if folder is None else _list(root, folder):
+                    yield from looks.take(name)
+            except OSError as error:
+                yield _unreadable(root / (folder or ""), folder or ".", error)
+            if folder is None:  # more may be among what is looked at
+                yield from looks.settle()
+
+
+class _Looks:
+    """Children of folders that are to be looked at: here, or in threads where that is slow."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: list[str] = []
+        self._is_slow = False
+        self._threads = ThreadPoolExecutor(LOOKS, "looking")
+        self._under_way: deque[Future[tuple[list[_Found | _Archive], float]]] = deque()
+
+    def __enter__(self) -> "_Looks":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something was taken, and what it is not given."""
+        return bool(self._names or self._under_way)
+
+    def take(self, name: str) -> Iterator[_Found]:
+        """Take a child, by its path relative to the export; give what some of them are."""
+        self._names.append(name)
+        if len(self._names) == _LOOKED_AT_BY_ONE:
+            yield from self._look()
+        if len(self._under_way) > 2 * LOOKS:
+            yield from self._given(*self._under_way.popleft().result())
+
+    def settle(self) -> Iterator[_Found]:
+        """Look at those that wait, and give what the first ones are."""
+        yield from self._look()
+        if self._under_way:
+            yield from self._given(*self._under_way.popleft().result())
+
+    def _look(self) -> Iterator[_Found]:
+        names, self._names = self._names, []
+        if names and self._is_slow:
+            self._under_way.append(self._threads.submit(_look_at_all, self._root, names))
+        elif names:
+            yield from self._given(*_look_at_all(self._root, names))
+
+    def _given(self, found: list[_Found | _Archive], seconds: float) -> Iterator[_Found]:
+        self._is_slow = seconds > SLOW
+        for each in found:
+            if isinstance(each, _Archive):  # one after another: their tables may be large
+                yield from _look_into_file(each.path, each.name)
+            else:
+                yield each
+
+
+def _list(root: Path, folder: str) -> Iterator[str]:
+    """Give the names of a folder's children, relative to the export."""
+    with os.scandir(root / folder) as children:
+        for child in children:
+            yield f"{folder}/{child.name}" if folder else child.name
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -168,21 +256,27 @@ def _unreadable(path: Path, name: str, error: OSError) -> Entry:
     return _obstacle(path, name, Reason.UNREADABLE, error.strerror or "cannot be read")
 
 
-def _look_at(root: Path, path: Path, name: str) -> Iterator[Entry | Folder | FileSet]:
+def _look_at_all(root: Path, names: list[str]) -> tuple[list[_Found | _Archive], float]:
+    """Look at some children, one after another; tell how long one took, too."""
+    begin = time.monotonic()
+    found = [each for name in names for each in _look_at(root, root / name, name)]
+    return found, (time.monotonic() - begin) / len(names)
+
+
+def _look_at(root: Path, path: Path, name: str) -> list[_Found | _Archive]:
+    """Look at one child of a folder."""
     try:
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
-            if path.name.upper() == WEB_PREVIEWS:
-                yield FileSet(name.rpartition("/")[0])
-            yield Folder(name)
-        elif stat.S_ISLNK(mode):
-            yield _obstacle(path, name, *_where_to(root, path))
-        elif stat.S_ISREG(mode):
-            yield from _look_at_file(path, name)
-        else:
-            yield _obstacle(path, name, Reason.NOT_A_FILE, "a pipe, socket or device")
+            medium = [FileSet(name.rpartition("/")[0])] if path.name.upper() == WEB_PREVIEWS else []
+            return [*medium, Folder(name)]
+        if stat.S_ISLNK(mode):
+            return [_obstacle(path, name, *_where_to(root, path))]
+        if stat.S_ISREG(mode):
+            return _look_at_file(path, name)
+        return [_obstacle(path, name, Reason.NOT_A_FILE, "a pipe, socket or device")]
     except OSError as error:
-        yield _unreadable(path, name, error)
+        return [_unreadable(path, name, error)]
 
 
 def _where_to(root: Path, link: Path) -> tuple[Reason, str]:
@@ -201,23 +295,38 @@ def _where_to(root: Path, link: Path) -> tuple[Reason, str]:
     return Reason.NOT_A_FILE, "a link to a pipe, socket or device"
 
 
-def _look_at_file(path: Path, name: str) -> Iterator[Entry | FileSet]:
+def _look_at_file(path: Path, name: str) -> list[_Found | _Archive]:
     with open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        size, mtime_ns = status.st_size, status.st_mtime_ns
-        entry = Entry(path, (), name, size, mtime_ns, f"{size}-{mtime_ns}")
-        head = file.read(_HEAD_BYTES)
-        # A preamble may begin like anything (PS3.10 7.1).
-        if head.startswith(_ZIP) and not _has_prefix(head):
-            yield from _look_into_archive(file, entry)
-        elif head.startswith(_PROGRAM) and _unpacks_images(file):
-            detail = "a program that may unpack images; unpack them"
-            yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
-        elif head.startswith(_SPLIT_ZIP) and not _has_prefix(head):
-            yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=_PART_OF_SPLIT)
-        else:
-            yield from _file_set(name, head)
-            yield entry
+        entry, head = _begin(file, path, name)
+    # A preamble may begin like anything (PS3.10 7.1).
+    if head.startswith((*_ZIP, _PROGRAM)) and not _has_prefix(head):
+        return [_Archive(path, name)]
+    if head.startswith(_SPLIT_ZIP) and not _has_prefix(head):
+        return [replace(entry, obstacle=Reason.UNSUPPORTED, detail=_PART_OF_SPLIT)]
+    return [*_file_set(name, head), entry]
+
+
+def _look_into_file(path: Path, name: str) -> Iterator[Entry | FileSet]:
+    """Look into what may be an archive, or a program with one behind it."""
+    try:
+        with open_regular(path) as file:
+            entry, head = _begin(file, path, name)
+            if head.startswith(_ZIP):
+                yield from _look_into_archive(file, entry)
+            elif _unpacks_images(file):
+                detail = "a program that may unpack images; unpack them"
+                yield replace(entry, obstacle=Reason.UNSUPPORTED, detail=detail)
+            else:
+                yield entry
+    except OSError as error:
+        yield _unreadable(path, name, error)
+
+
+def _begin(file: IO[bytes], path: Path, name: str) -> tuple[Entry, bytes]:
+    """Give a file that was opened as an entry, and its first bytes."""
+    status = os.fstat(file.fileno())
+    size, mtime_ns = status.st_size, status.st_mtime_ns
+    return Entry(path, (), name, size, mtime_ns, f"{size}-{mtime_ns}"), file.read(_HEAD_BYTES)
 
 
 def _file_set(name: str, head: bytes) -> Iterator[FileSet]:

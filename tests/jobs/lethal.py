@@ -85,6 +85,20 @@ class Hog(os.PathLike):
         return str(len(bytearray(2**34)))
 
 
+class Together(os.PathLike):
+    """Opens once so many others are being opened, and then is gone."""
+
+    def __init__(self, folder, name, count):
+        self.mark = Path(folder) / name
+        self.count = count
+
+    def __fspath__(self):
+        self.mark.touch()
+        while len(list(self.mark.parent.iterdir())) < self.count:
+            time.sleep(0.01)
+        return "/nowhere"
+
+
 class Defect(os.PathLike):
     """Raises what no reader is meant to raise, with a message that quotes the header."""
 

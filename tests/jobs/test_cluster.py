@@ -5,9 +5,10 @@ The nodes are two, of one core each, on this machine: real processes that are ki
 
 import os
 import signal
+import sqlite3
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import psutil
@@ -27,10 +28,13 @@ from exports import (
 from ray.cluster_utils import Cluster
 
 from fracjax.errors import JobError, UsageError
-from fracjax.image import ReadPolicy
+from fracjax.image import ReadPolicy, Reason
 from fracjax_jobs import cluster as ray_cluster
 from fracjax_jobs import score_dir as job
+from fracjax_jobs.account import Account, Record
+from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.pool import Limits
+from fracjax_jobs.state import Task
 from fracjax_jobs.worklist import Paths
 
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -107,21 +111,39 @@ def test_a_process_killed_midway_costs_nothing_and_one_machine_finds_nothing_to_
     assert {path: path.read_bytes() for path in table_paths(out)} == before
 
 
+def kept(state):
+    """What a state has of pictures that were scored, by file and frame; another process has it."""
+    connection = sqlite3.connect(f"file:{state}?mode=ro&immutable=1", uri=True)
+    with closing(connection), suppress(sqlite3.DatabaseError):
+        query = "SELECT number, frame, account FROM image WHERE digest IS NOT NULL"
+        return {tuple(place): account for *place, account in connection.execute(query)}
+    return {}
+
+
 def test_what_the_cluster_did_is_kept_when_the_job_is_ended_or_killed(
     cluster, export, whole, tiny_bundle, tmp_path
 ):
     out = tmp_path / "w.parquet"
+    state, before = Paths(out).state, {}
     for stop, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         process = start(cluster, export, out, tiny_bundle)
-        wait_for_state(process, Paths(out).state)
+        deadline = time.monotonic() + 60
+        while not state.exists() or len(kept(state)) <= len(before):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         process.send_signal(stop)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == code
         if stop == signal.SIGTERM:
             assert errors == b"fracjax: stopped; the same command goes on from here\n"
+        now = kept(state)
+        assert before.items() <= now.items()
+        before = now
     process = start(cluster, export, out, tiny_bundle)
     _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (1, b"")
+    assert before.items() < kept(state).items()  # with the time at which each was scored
     run = read_run(out)
     check_conserved(run)
     assert content(run) == content(whole)
@@ -143,7 +165,7 @@ def test_where_there_is_no_cluster_or_no_ray_the_way_out_is_told(
     options = job.Options(cluster="ray")
     with monkeypatch.context() as patch:
         patch.setattr(ray_cluster.ray, "init", no_cluster)
-        with pytest.raises(UsageError, match="after ray start, or name one in RAY_ADDRESS"):
+        with pytest.raises(UsageError, match="start this on a machine of one, after ray start"):
             job.score_dir(export, tmp_path / "w.parquet", scorer, options)
     monkeypatch.setattr(job.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "fracjax\[ray\]"'):
@@ -168,6 +190,22 @@ def test_a_node_that_is_not_alike_or_does_not_see_the_export_is_told(export, sco
     for unseen in (tmp_path, tmp_path / "gone"):
         with pytest.raises(JobError, match="does not see the export; mount it there"):
             ray_cluster._Worker("run", replace(fit, root=unseen))
+
+
+def test_a_file_that_a_node_alone_cannot_read_ends_the_run(tmp_path):
+    """It would be set aside by the node that sees least, and so is quickest."""
+    put(tmp_path, "there", b"content")
+    with Inventory(tmp_path) as inventory:
+        inventory.scan()
+        (entry,) = inventory
+    unreadable = [Record(Account(reason=Reason.UNREADABLE))]
+    ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), [Record(Account())])])
+    with pytest.raises(JobError, match=r"node 1\.2\.3\.4 cannot read a file that this machine can"):
+        ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), unreadable)])
+    (tmp_path / "there").write_bytes(b"other content")
+    ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), unreadable)])
+    (tmp_path / "there").unlink()
+    ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), unreadable)])
 
 
 def test_a_node_that_is_lost_midway_costs_nothing(cluster, export, whole, tiny_bundle, tmp_path):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import lethal
@@ -94,6 +95,35 @@ def test_a_job_that_was_stopped_meanwhile_costs_no_file(monkeypatch, longest_abs
     threading.Timer(1.0, wake, (worker.pid,)).start()
     ((_, (rejected,)),) = results
     assert rejected.reason == reason
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_that_kill_their_processes_cost_no_other_file(export, workers):
+    """More than a process has in hand, one behind the other, and good files behind them."""
+    lethals = [lethal.entry(lethal.Crash(), str(n)) for n in range(pool.IN_HAND + 1)]
+    results = list(lethal.read(*lethals, *export, *lethals[:1], *export, workers=workers))
+    found = [outcome(outcomes) for _, outcomes in results]
+    crashed, good = ["decoder_crashed"], [SCORED] * len(export)
+    assert found == crashed * len(lethals) + good + crashed + good
+
+
+def test_files_that_are_slow_to_open_are_opened_together(tmp_path):
+    """By one process, which would wait for ever if it opened one after another."""
+    count = pool.IN_HAND
+    files = [lethal.entry(lethal.Together(tmp_path, str(n), count)) for n in range(count)]
+    for _, (rejected,) in lethal.read(*files):
+        assert rejected.reason == Reason.UNREADABLE
+
+
+def test_large_files_are_not_fetched_ahead(tmp_path):
+    """Of two that wait for each other, none is read."""
+    size = pool.MOST_FETCHED + 1
+    files = [
+        replace(lethal.entry(lethal.Together(tmp_path, str(n), 2)), size=size) for n in range(2)
+    ]
+    (_, (first,)), (_, (second,)) = lethal.read(*files, seconds_per_file=1.0)
+    assert first.reason == Reason.DECODER_TIMEOUT
+    assert second.reason == Reason.UNREADABLE  # by then, the first has left its mark
 
 
 def test_a_file_whose_process_dies_is_read_once_more_alone(export):

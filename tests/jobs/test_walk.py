@@ -5,6 +5,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -165,6 +166,34 @@ def test_the_outcome_follows_from_content_and_not_from_the_name(tmp_path):
 
 
 # Links, and what cannot be looked into
+
+
+def test_where_looking_is_slow_files_are_looked_at_together_and_none_is_missed(
+    tmp_path, monkeypatch
+):
+    count = 2 * walk.LOOKS * walk._LOOKED_AT_BY_ONE
+    for number in range(count):
+        put(tmp_path, f"{number // 40}/{number % 3}/{number}.txt", b"x" * number)
+    put(tmp_path, "some.zip", archive(("IM0", dicom(1)), ("inner/x.png", plain(2))))
+    (tmp_path / "link").symlink_to("nowhere")
+    with Inventory(tmp_path) as quick:
+        quick.scan()
+        wanted = list(quick)
+    assert len(wanted) == count + 3
+    look_at_all, met = walk._look_at_all, []
+    together = threading.Barrier(walk.LOOKS, action=lambda: met.append(True), timeout=60)
+
+    def look(root, names):
+        if not met and all(name.endswith(".txt") for name in names):
+            together.wait()  # none goes on before all threads have come
+        return look_at_all(root, names)
+
+    monkeypatch.setattr(walk, "_look_at_all", look)
+    monkeypatch.setattr(walk, "SLOW", -1.0)
+    with Inventory(tmp_path) as slow:
+        slow.scan()
+        assert list(slow) == wanted
+    assert met
 
 
 def test_an_export_may_be_named_through_a_link(tmp_path):
