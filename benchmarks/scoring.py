@@ -134,6 +134,7 @@ def main(
     count: Annotated[int, typer.Option(help="Images of an export.")] = 96,
     rounds: int = 3,
     only: Annotated[str, typer.Option(help="Exports, of mixed, JPEG 2000 and raw.")] = "",
+    on: Annotated[str, typer.Option(help="Numbers of cores, of 1 and 2.")] = "1, 2",
     peer_precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
@@ -150,7 +151,7 @@ def main(
             root = work / name
             write_export(root, images, EXPORTS[name], count)
             reading, computing = parts(root, scorer)
-            for used in (1, 2)[: len(cores)]:
+            for used in [int(number) for number in on.split(",") if int(number) <= len(cores)]:
                 some, out = cores[:used], work / "worklist.parquet"
                 ours, theirs, started = [], [], []
                 for _ in range(rounds):
