@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -27,7 +27,7 @@ from fracjax.errors import FracjaxError, JobError, UsageError
 from fracjax.forward import EngineName
 from fracjax.image import ReadPolicy, Reason
 from fracjax.privacy import forbid_core_dumps
-from fracjax_jobs.account import Record
+from fracjax_jobs.account import Account, Record
 from fracjax_jobs.claims import difference, software
 from fracjax_jobs.pool import Limits, Readers
 from fracjax_jobs.read import is_as_found
@@ -41,7 +41,10 @@ PIECES_AHEAD = 3
 """For each that the cluster can do at once, so that no node waits for this process."""
 
 RETRIES = 3
-"""How often a piece is done again whose process or node has died."""
+"""How often a piece is done again whose node has died, or a file that its process died at."""
+
+_OF_THE_PROCESS = (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
+"""What a file may be to blame for."""
 
 SECONDS_BETWEEN_CHECKS = 0.5
 """After which a signal, or a node that has come, is noticed."""
@@ -63,10 +66,10 @@ def joined() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError):
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError):
         raise UsageError(
             "no Ray cluster can be joined; start this on a machine of one, after ray start, with "
-            "the versions of Ray and Python of its nodes"
+            "the versions of Ray and Python of its nodes, and its token where it asks for one"
         ) from None
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
@@ -199,6 +202,7 @@ class _Pieces:
             scheduling_strategy="SPREAD",
         )
         self.under_way: dict[ray.ObjectRef[_Result], _Piece] = {}
+        self._has_finished = False
 
     @property
     def has_room(self) -> bool:
@@ -225,15 +229,36 @@ class _Pieces:
             try:
                 node, records = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
-                raise _in_one_line(error) from None
+                if not isinstance(error.cause, ray.exceptions.RayError):
+                    raise _in_one_line(error) from None
+                yield from self._again(piece, error.cause)
+                continue
             except ray.exceptions.RayError as error:  # a process or node has died
-                if piece.deaths == RETRIES:
-                    raise _unfinished(error) from None
-                self.begin(piece.tasks, piece.deaths + 1)
+                yield from self._again(piece, error)
                 continue
             found = list(zip(piece.tasks, records, strict=True))
-            _check_unreadable(node, found)
+            if any(starmap(_is_seen_otherwise, found)):
+                if piece.deaths == RETRIES:
+                    raise _not_seeing(node)
+                self.begin(piece.tasks, piece.deaths + 1)
+                continue
+            self._has_finished = True
             yield found
+
+    def _again(self, piece: _Piece, error: Exception) -> Iterator[list[Done]]:
+        """Begin a piece again; of one that took its process down, each half by itself."""
+        tasks = piece.tasks
+        if isinstance(error, _OF_THE_PROCESS) and len(tasks) > 1:
+            half = len(tasks) // 2
+            self.begin(tasks[:half], piece.deaths)
+            self.begin(tasks[half:], piece.deaths)
+        elif piece.deaths < RETRIES:
+            self.begin(tasks, piece.deaths + 1)
+        elif isinstance(error, _OF_THE_PROCESS) and self._has_finished:
+            detail = "the process that read it died"
+            yield [(tasks[0], [Record(Account(reason=Reason.DECODER_CRASHED, detail=detail))])]
+        else:
+            raise _unfinished(error)
 
     def cancel(self) -> None:
         """Let go of what is under way."""
@@ -268,20 +293,17 @@ def _in_one_line(error: ray.exceptions.RayTaskError) -> JobError:
     )
 
 
-def _check_unreadable(node: str, found: list[Done]) -> None:
-    """Make sure that what a node could not read, this machine cannot read, either.
+def _is_seen_otherwise(task: Task, records: list[Record]) -> bool:
+    """Tell whether a node could not read what this machine can."""
+    unread = any(record.account.reason == Reason.UNREADABLE for record in records)
+    return unread and task.entry.obstacle is None and is_as_found(task.entry)
 
-    Raises:
-        JobError: It can: the node does not see the export as it is.
-    """
-    for task, records in found:
-        entry = task.entry
-        unread = any(record.account.reason == Reason.UNREADABLE for record in records)
-        if unread and entry.obstacle is None and is_as_found(entry):
-            raise JobError(
-                f"node {node} cannot read a file that this machine can; check there that the "
-                "export is mounted whole, with the same permissions and times"
-            )
+
+def _not_seeing(node: str) -> JobError:
+    return JobError(
+        f"node {node} cannot read a file that this machine can; check there that the export is "
+        "mounted whole, with the same permissions and times"
+    )
 
 
 def _nodes() -> list[dict[str, float]]:

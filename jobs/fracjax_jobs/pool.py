@@ -31,7 +31,7 @@ from fracjax.configs import Preprocess
 from fracjax.errors import JobError, UsageError
 from fracjax.image import ReadPolicy, Reason, Rejected
 from fracjax.privacy import forbid_core_dumps
-from fracjax_jobs.read import Announced, Reading, fetch, read_entry
+from fracjax_jobs.read import Announced, Reading, fetch, fetch_ahead, read_entry
 from fracjax_jobs.walk import Entry
 
 Outcomes: TypeAlias = list[Reading | Rejected]
@@ -377,7 +377,7 @@ def _work(
     """Read one entry after another, in a process of its own."""
     _confine(memory, parent)
     pipe.send([])
-    in_hand: deque[tuple[Entry, Future[bytes] | None]] = deque()
+    in_hand: deque[tuple[Entry, Future[bytes | None] | None]] = deque()
     threads = ThreadPoolExecutor(IN_HAND - 1, "fetching")
     while True:
         while not in_hand or pipe.poll():
@@ -388,7 +388,10 @@ def _work(
             fetched = sum(other.size for other, future in in_hand if future is not None)
             # Members of archives are read by what is open of the archive, one after another.
             is_ahead = in_hand and not entry.member and fetched + entry.size <= MOST_FETCHED
-            in_hand.append((entry, threads.submit(fetch, entry) if is_ahead else None))
+            try:
+                in_hand.append((entry, threads.submit(fetch_ahead, entry) if is_ahead else None))
+            except RuntimeError:  # no more threads on this machine
+                in_hand.append((entry, None))
         entry, future = in_hand.popleft()
         pipe.send(
             read_entry(
@@ -402,11 +405,12 @@ def _work(
         )
 
 
-def _fetched(entry: Entry, future: "Future[bytes]") -> bytes:
+def _fetched(entry: Entry, future: "Future[bytes | None]") -> bytes:
     try:
-        return future.result()
+        data = future.result()
     except MemoryError:  # of what was decoded meanwhile
-        return fetch(entry)
+        data = None
+    return fetch(entry) if data is None else data
 
 
 def _confine(memory: int, parent: int) -> None:
@@ -423,7 +427,7 @@ def _confine(memory: int, parent: int) -> None:
         if os.getppid() != parent:
             os._exit(1)
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        in_use += MOST_FETCHED + IN_HAND * 2 * _STACK
+        in_use += 2 * MOST_FETCHED + IN_HAND * 2 * _STACK  # reading takes a copy
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         limit = in_use + memory if most == resource.RLIM_INFINITY else min(most, in_use + memory)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -37,6 +37,8 @@ MAX_FILE_BYTES = 2**30
 
 THUMBNAIL_SIDE = 16
 
+_PIECE_BYTES = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -133,10 +135,34 @@ def fetch(entry: Entry) -> bytes:
     return _read_bytes(entry, _take_all)
 
 
+class _Grown(Exception):
+    """A file is larger than when it was found."""
+
+
+def fetch_ahead(entry: Entry) -> bytes | None:
+    """Do as :func:`fetch` before a file's turn; ``None`` where it has grown since it was found.
+
+    Raises:
+        Rejected: As :func:`fetch`.
+    """
+
+    def take(file: IO[bytes], size: int, bomb: bool) -> bytes:
+        if size > entry.size:
+            raise _Grown
+        return _take_all(file, size, bomb)
+
+    try:
+        return _read_bytes(entry, take)
+    except _Grown:
+        return None
+
+
 def is_as_found(entry: Entry) -> bool:
-    """Tell whether the file of an entry can be opened here, and is as when it was found."""
+    """Tell whether the file of an entry can be read here, and is as when it was found."""
     try:
         with open_regular(entry.path) as file:
+            while file.read(_PIECE_BYTES):
+                pass
             return _stamp(file) == (entry.size, entry.mtime_ns)
     except OSError:
         return False

@@ -9,16 +9,19 @@ import io
 import os
 import stat
 import sys
+import threading
 import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeAlias
 
+from fracjax import interrupt
 from fracjax.image import Reason, looks_like_dicom
 
 LOOKS = 16
@@ -26,6 +29,9 @@ LOOKS = 16
 
 SLOW = 0.002
 """Seconds that a look takes from which on that is worth its threads; on a local disk it is not."""
+
+SECONDS_BETWEEN_CHECKS = 0.5
+"""After which a signal is noticed while a look is waited for."""
 
 _LOOKED_AT_BY_ONE = 16  # files, one after another
 
@@ -153,6 +159,7 @@ class _Looks:
         self._root = root
         self._names: list[str] = []
         self._is_slow = False
+        self._is_over = threading.Event()
         self._threads = ThreadPoolExecutor(LOOKS, "looking")
         self._under_way: deque[Future[tuple[list[_Found | _Archive], float]]] = deque()
 
@@ -165,6 +172,7 @@ class _Looks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_over.set()
         self._threads.shutdown(cancel_futures=True)
 
     @property
@@ -178,20 +186,30 @@ class _Looks:
         if len(self._names) == _LOOKED_AT_BY_ONE:
             yield from self._look()
         if len(self._under_way) > 2 * LOOKS:
-            yield from self._given(*self._under_way.popleft().result())
+            yield from self._wait()
 
     def settle(self) -> Iterator[_Found]:
         """Look at those that wait, and give what the first ones are."""
         yield from self._look()
         if self._under_way:
-            yield from self._given(*self._under_way.popleft().result())
+            yield from self._wait()
+
+    def _wait(self) -> Iterator[_Found]:
+        first = self._under_way.popleft()
+        while not wait([first], SECONDS_BETWEEN_CHECKS).done:
+            interrupt.check()
+        yield from self._given(*first.result())
 
     def _look(self) -> Iterator[_Found]:
         names, self._names = self._names, []
-        if names and self._is_slow:
-            self._under_way.append(self._threads.submit(_look_at_all, self._root, names))
-        elif names:
-            yield from self._given(*_look_at_all(self._root, names))
+        if not names:
+            return
+        if self._is_slow:
+            with suppress(RuntimeError):  # no more threads on this machine
+                look = self._threads.submit(_look_at_all, self._root, names, self._is_over)
+                self._under_way.append(look)
+                return
+        yield from self._given(*_look_at_all(self._root, names, self._is_over))
 
     def _given(self, found: list[_Found | _Archive], seconds: float) -> Iterator[_Found]:
         self._is_slow = seconds > SLOW
@@ -256,10 +274,16 @@ def _unreadable(path: Path, name: str, error: OSError) -> Entry:
     return _obstacle(path, name, Reason.UNREADABLE, error.strerror or "cannot be read")
 
 
-def _look_at_all(root: Path, names: list[str]) -> tuple[list[_Found | _Archive], float]:
-    """Look at some children, one after another; tell how long one took, too."""
+def _look_at_all(
+    root: Path, names: list[str], is_over: threading.Event
+) -> tuple[list[_Found | _Archive], float]:
+    """Look at some children, one after another, till all is over; tell how long one took, too."""
     begin = time.monotonic()
-    found = [each for name in names for each in _look_at(root, root / name, name)]
+    found: list[_Found | _Archive] = []
+    for name in names:
+        if is_over.is_set():
+            break
+        found += _look_at(root, root / name, name)
     return found, (time.monotonic() - begin) / len(names)
 
 

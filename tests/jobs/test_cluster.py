@@ -3,6 +3,7 @@
 The nodes are two, of one core each, on this machine: real processes that are killed for real.
 """
 
+import errno
 import os
 import signal
 import sqlite3
@@ -10,6 +11,10 @@ import subprocess
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -26,15 +31,18 @@ from exports import (
     wait_for_state,
 )
 from ray.cluster_utils import Cluster
+from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 
 from fracjax.errors import JobError, UsageError
 from fracjax.image import ReadPolicy, Reason
 from fracjax_jobs import cluster as ray_cluster
+from fracjax_jobs import read
 from fracjax_jobs import score_dir as job
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.pool import Limits
 from fracjax_jobs.state import Task
+from fracjax_jobs.walk import Entry
 from fracjax_jobs.worklist import Paths
 
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -192,22 +200,6 @@ def test_a_node_that_is_not_alike_or_does_not_see_the_export_is_told(export, sco
             ray_cluster._Worker("run", replace(fit, root=unseen))
 
 
-def test_a_file_that_a_node_alone_cannot_read_ends_the_run(tmp_path):
-    """It would be set aside by the node that sees least, and so is quickest."""
-    put(tmp_path, "there", b"content")
-    with Inventory(tmp_path) as inventory:
-        inventory.scan()
-        (entry,) = inventory
-    unreadable = [Record(Account(reason=Reason.UNREADABLE))]
-    ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), [Record(Account())])])
-    with pytest.raises(JobError, match=r"node 1\.2\.3\.4 cannot read a file that this machine can"):
-        ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), unreadable)])
-    (tmp_path / "there").write_bytes(b"other content")
-    ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), unreadable)])
-    (tmp_path / "there").unlink()
-    ray_cluster._check_unreadable("1.2.3.4", [(Task(1, entry), unreadable)])
-
-
 def test_a_node_that_is_lost_midway_costs_nothing(cluster, export, whole, tiny_bundle, tmp_path):
     out = tmp_path / "w.parquet"
     process = start(cluster, export, out, tiny_bundle)
@@ -220,3 +212,143 @@ def test_a_node_that_is_lost_midway_costs_nothing(cluster, export, whole, tiny_b
     cluster.add_node(num_cpus=1, object_store_memory=SMALL["object_store_memory"])
     assert (process.returncode, errors) == (1, b"")
     assert content(read_run(out)) == content(whole)
+
+
+# What becomes of pieces of work, with a Ray that does as it is told
+
+
+class ScriptedRay:
+    """Does pieces of work, of numbered files, as a function says: of each, records or an error."""
+
+    def __init__(self, does):
+        self.does, self.begun = does, []
+        self.exceptions = ray_cluster.ray.exceptions
+
+    def remote(self, function):
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.begin))
+
+    def begin(self, run, setup, tasks):
+        self.begun.append([task.number for task in tasks])
+        return len(self.begun) - 1
+
+    def wait(self, references, **_):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        done = [self.does(number) for number in self.begun[reference]]
+        for each in done:
+            if isinstance(each, Exception):
+                raise each
+        return "1.2.3.4", done
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}]
+
+
+def run_pieces(monkeypatch, does, *sizes):
+    """Do pieces of files, in their order; give what became of each file, and what was begun."""
+    scripted = ScriptedRay(does)
+    monkeypatch.setattr(ray_cluster, "ray", scripted)
+    pieces = ray_cluster._Pieces("run", "setup", ray_cluster._Share.of_nodes(0, uses_gpu=False))
+    numbers, found = count(), {}
+    for size in sizes:
+        tasks = [Task(next(numbers), Entry(Path("/nowhere"), (), "x")) for _ in range(size)]
+        pieces.begin(tasks)
+    while pieces.under_way:
+        for some in pieces.done(0.1):
+            for task, (record,) in some:
+                assert task.number not in found
+                found[task.number] = record.account.reason
+    return found, scripted.begun
+
+
+SCORED_RECORD = [Record(Account())]
+
+
+def test_a_file_that_kills_the_process_of_a_node_is_found_and_costs_itself(monkeypatch):
+    def does(number):
+        return WorkerCrashedError() if number == 6 else SCORED_RECORD
+
+    found, begun = run_pieces(monkeypatch, does, 2, 8)
+    assert found == dict.fromkeys(range(10)) | {6: Reason.DECODER_CRASHED}
+    assert begun.count([6]) == 1 + ray_cluster.RETRIES
+
+
+@pytest.mark.parametrize(
+    ("error", "sizes", "tries"),
+    [(NodeDiedError("gone"), (1, 8), 1), (WorkerCrashedError(), (1,), 1)],
+    ids=["nodes die", "no process ever lives"],
+)
+def test_what_no_file_is_to_blame_for_ends_the_run_after_so_many_tries(
+    monkeypatch, error, sizes, tries
+):
+    with pytest.raises(JobError, match=r"did not finish a piece of work \(\w+Error\), though"):
+        run_pieces(monkeypatch, lambda _: error, *sizes)
+    begun = ray_cluster.ray.begun
+    assert begun.count([0]) == tries + ray_cluster.RETRIES
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (JobError("node 1.2.3.4: it does not see the export"), "it does not see the export"),
+        (ModuleNotFoundError("fracjax /home/x"), r"a node failed \(ModuleNotFoundError\); check"),
+    ],
+)
+def test_what_a_node_says_is_one_line(monkeypatch, cause, said):
+    with pytest.raises(JobError, match=said) as raised:
+        run_pieces(monkeypatch, lambda _: RayTaskError("_score", "a traceback", cause), 2)
+    assert "\n" not in str(raised.value)
+    assert "/home" not in str(raised.value)
+
+
+def test_a_piece_takes_what_the_smallest_node_has_or_has_for_a_gpu(monkeypatch):
+    def share(cores, uses_gpu, *resources, gone=()):
+        nodes = [{"Alive": True, "Resources": each} for each in resources]
+        nodes += [{"Alive": False, "Resources": each} for each in gone]
+        monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: nodes)
+        return ray_cluster._Share.of_nodes(cores, uses_gpu=uses_gpu)
+
+    large, small, none = {"CPU": 64.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, {"memory": 1.0}
+    assert share(0, False, large, small, none) == ray_cluster._Share(8, 0)
+    assert share(0, True, large, small) == ray_cluster._Share(8, 1)
+    assert ray_cluster._Share(8, 1).slots() == 5
+    assert ray_cluster._Share(8, 0).slots() == 9
+    assert share(16, True, large, small).slots() == 4
+    assert share(0, False, large, gone=[small]) == ray_cluster._Share(64, 0)
+    with pytest.raises(UsageError, match="give --workers 16 or fewer"):
+        share(17, True, large, small)
+    with pytest.raises(UsageError, match="no node of the Ray cluster offers a core"):
+        share(0, False, none, gone=[large])
+    with pytest.raises(JobError, match="no node of the Ray cluster is left that has 8 cores"):
+        ray_cluster._Share(8, 0).slots()
+
+
+def test_a_file_that_a_node_alone_cannot_read_ends_the_run(tmp_path, monkeypatch):
+    """It would be set aside by the node that sees least, and so is quickest."""
+    put(tmp_path, "there", b"content")
+    with Inventory(tmp_path) as inventory:
+        inventory.scan()
+        (entry,) = inventory
+    unreadable = [Record(Account(reason=Reason.UNREADABLE))]
+    assert not ray_cluster._is_seen_otherwise(Task(1, entry), SCORED_RECORD)
+    assert ray_cluster._is_seen_otherwise(Task(1, entry), unreadable)
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "open_regular", broken)
+        assert not ray_cluster._is_seen_otherwise(Task(1, entry), unreadable)
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_cluster, "_is_seen_otherwise", lambda *_: True)
+        with pytest.raises(JobError, match=r"node 1\.2\.3\.4 cannot read a file that this machine"):
+            run_pieces(patch, lambda _: SCORED_RECORD, 3)
+        assert len(ray_cluster.ray.begun) == 1 + ray_cluster.RETRIES
+    (tmp_path / "there").write_bytes(b"other content")
+    assert not ray_cluster._is_seen_otherwise(Task(1, entry), unreadable)
+    (tmp_path / "there").unlink()
+    assert not ray_cluster._is_seen_otherwise(Task(1, entry), unreadable)
+
+
+def broken(path):
+    """Open a file on a disc with a bad sector."""
+    file = MagicMock()
+    file.__enter__.return_value.read.side_effect = OSError(errno.EIO, "Input/output error")
+    return file

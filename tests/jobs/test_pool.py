@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from pathlib import Path
 import lethal
 import pytest
 from bombs import BOMBS
-from exports import SCORED, dicom, put
+from exports import SCORED, dicom, plain, put
 
 from fracjax.errors import JobError, UsageError
 from fracjax.image import Reason, Rejected
 from fracjax_jobs import pool
 from fracjax_jobs.inventory import Inventory
 from fracjax_jobs.pool import Limits
+from fracjax_jobs.read import fetch_ahead
 from fracjax_jobs.walk import Entry
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows how")
@@ -124,6 +126,21 @@ def test_large_files_are_not_fetched_ahead(tmp_path):
     (_, (first,)), (_, (second,)) = lethal.read(*files, seconds_per_file=1.0)
     assert first.reason == Reason.DECODER_TIMEOUT
     assert second.reason == Reason.UNREADABLE  # by then, the first has left its mark
+
+
+def test_what_could_not_be_fetched_ahead_is_fetched_at_its_turn(tmp_path):
+    """For want of memory, which another file had; or since it has grown and may be too large."""
+    path = put(tmp_path, "IM0", plain(1))
+    entry = replace(lethal.entry(path), size=path.stat().st_size)
+    assert fetch_ahead(entry) == path.read_bytes()
+    assert fetch_ahead(replace(entry, size=entry.size - 1)) is None
+    for outcome in (None, MemoryError()):
+        future = Future()
+        if outcome is None:
+            future.set_result(None)
+        else:
+            future.set_exception(outcome)
+        assert pool._fetched(entry, future) == path.read_bytes()
 
 
 def test_a_file_whose_process_dies_is_read_once_more_alone(export):

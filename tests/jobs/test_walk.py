@@ -183,10 +183,10 @@ def test_where_looking_is_slow_files_are_looked_at_together_and_none_is_missed(
     look_at_all, met = walk._look_at_all, []
     together = threading.Barrier(walk.LOOKS, action=lambda: met.append(True), timeout=60)
 
-    def look(root, names):
+    def look(root, names, is_over):
         if not met and all(name.endswith(".txt") for name in names):
             together.wait()  # none goes on before all threads have come
-        return look_at_all(root, names)
+        return look_at_all(root, names, is_over)
 
     monkeypatch.setattr(walk, "_look_at_all", look)
     monkeypatch.setattr(walk, "SLOW", -1.0)
@@ -194,6 +194,30 @@ def test_where_looking_is_slow_files_are_looked_at_together_and_none_is_missed(
         slow.scan()
         assert list(slow) == wanted
     assert met
+
+
+def test_a_signal_is_noticed_while_a_file_is_slow_to_open(tmp_path, monkeypatch):
+    """At once, and then no other file is waited for than those that are being opened."""
+    for number in range(200):
+        put(tmp_path, f"{number}.txt", b"")
+    looked, signalled = [], threading.Event()
+
+    def look_at(root, path, name):
+        looked.append(name)
+        if threading.current_thread() is not threading.main_thread():
+            signalled.wait(60)
+        return []
+
+    def check():
+        signalled.set()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(walk, "_look_at", look_at)
+    monkeypatch.setattr(walk, "SLOW", -1.0)
+    monkeypatch.setattr(walk.interrupt, "check", check)
+    with Inventory(tmp_path) as inventory, pytest.raises(SystemExit):
+        inventory.scan()
+    assert len(looked) < 200
 
 
 def test_an_export_may_be_named_through_a_link(tmp_path):
