@@ -48,6 +48,10 @@ from fracjax_jobs.worklist import Paths
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
+SECONDS_TO_BEGIN = 300
+"""In which a process of the cluster comes to work, on a machine that has others to do."""
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core; and what a process needs to find them."""
@@ -90,7 +94,7 @@ def start(nodes, export, out, bundle, *options):
 def wait_for_work(node):
     """Wait till a process of a node scores; give it."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS_TO_BEGIN
     while time.monotonic() < deadline:
         for process in raylet.children():
             with suppress(psutil.NoSuchProcess):
@@ -100,15 +104,19 @@ def wait_for_work(node):
     raise AssertionError("no process has begun to score")
 
 
-def test_a_process_killed_midway_costs_nothing_and_one_machine_finds_nothing_to_add(
+def test_a_process_and_a_node_lost_midway_cost_nothing_and_one_machine_finds_nothing_to_add(
     cluster, export, whole, tiny_bundle, scorer, tmp_path
 ):
     out = tmp_path / "w.parquet"
     process = start(cluster, export, out, tiny_bundle)
     wait_for_state(process, Paths(out).state)
+    (lost,) = cluster.worker_nodes
     wait_for_work(cluster.head_node).kill()
+    wait_for_work(lost)
+    cluster.remove_node(lost, allow_graceful=False)
     assert process.poll() is None
     _, errors = process.communicate(timeout=300)
+    cluster.add_node(num_cpus=1, object_store_memory=SMALL["object_store_memory"])
     assert (process.returncode, errors) == (1, b"")  # 1: some of what lies there is broken
     run = read_run(out)
     check_conserved(run)
@@ -135,7 +143,7 @@ def test_what_the_cluster_did_is_kept_when_the_job_is_ended_or_killed(
     state, before = Paths(out).state, {}
     for stop, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         process = start(cluster, export, out, tiny_bundle)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + SECONDS_TO_BEGIN
         while not state.exists() or len(kept(state)) <= len(before):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -198,20 +206,6 @@ def test_a_node_that_is_not_alike_or_does_not_see_the_export_is_told(export, sco
     for unseen in (tmp_path, tmp_path / "gone"):
         with pytest.raises(JobError, match="does not see the export; mount it there"):
             ray_cluster._Worker("run", replace(fit, root=unseen))
-
-
-def test_a_node_that_is_lost_midway_costs_nothing(cluster, export, whole, tiny_bundle, tmp_path):
-    out = tmp_path / "w.parquet"
-    process = start(cluster, export, out, tiny_bundle)
-    wait_for_state(process, Paths(out).state)
-    (lost,) = cluster.worker_nodes
-    wait_for_work(lost)
-    cluster.remove_node(lost, allow_graceful=False)
-    assert process.poll() is None
-    _, errors = process.communicate(timeout=300)
-    cluster.add_node(num_cpus=1, object_store_memory=SMALL["object_store_memory"])
-    assert (process.returncode, errors) == (1, b"")
-    assert content(read_run(out)) == content(whole)
 
 
 # What becomes of pieces of work, with a Ray that does as it is told
