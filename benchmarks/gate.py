@@ -9,6 +9,9 @@ it, and prints of how many the gate says that they are familiar, with the 95 % i
 all these rates into a new bundle:
 
     python benchmarks/gate.py --data-dir data --out refitted FOLDER NAME=FOLDER ...
+
+With ``--int8``, it is fitted to the same weights in 8-bit integers, as ``fracjax quantize`` does,
+and written with these rates into the folder ``int8`` of ``--bundle``.
 """
 
 from pathlib import Path
@@ -19,8 +22,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fracjax import engine, finish, gate
-from fracjax.bundle import BUNDLED, read_without_gate
+from fracjax import engine, finish, gate, quantize
+from fracjax.bundle import BUNDLED
+from fracjax.bundle import load as load_bundle
 from fracjax.configs import Preprocess
 from fracjax.image import Rejected, network_input, read_picture
 
@@ -65,20 +69,24 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Whose gate is measured.")] = BUNDLED,
     data_dir: Annotated[Path, typer.Option(help="Where prepared data sets lie.")] = Path("data"),
     out: Annotated[Path | None, typer.Option(help="Fit anew, and write a bundle here.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise, and fit to that.")] = False,
 ) -> None:
     """Measure a gate; fit it anew first, if it is to be written."""
-    preprocess = read_without_gate(bundle)[0].preprocess
+    preprocess = load_bundle(bundle).manifest.preprocess
     outside = {"generated: flat, noise, gradients, blobs": generated(preprocess.image_size)}
     for entry in folders:
         name, _, folder = entry.rpartition("=")
         outside[name or Path(folder).name] = pictures(Path(folder), preprocess)
-    if out is None:
+    if out is None and not int8:
         scorer = engine.load(bundle)
         accepted = {
             name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()
         }
     else:
-        fitted = finish.fit_gate(bundle, out, data_dir=data_dir, outside=outside).gate
+        if out is None:
+            fitted = quantize.quantize(bundle, data_dir=data_dir, outside=outside).gate
+        else:
+            fitted = finish.fit_gate(bundle, out, data_dir=data_dir, outside=outside).gate
         for name, rate in fitted.false_reject.items():
             typer.echo(f"turned away: {name}: {rate}")
         accepted = fitted.false_accept

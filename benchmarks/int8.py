@@ -1,98 +1,114 @@
-"""What the bundled network gains and loses in 8-bit integers, quantised after training.
+"""What the bundled network gains and moves in 8-bit integers, under OpenVINO on a CPU.
 
-    pip install nncf
     python benchmarks/int8.py --data-dir ~/tfds
 
-NNCF quantises the network by 300 images that it was trained on, for OpenVINO on a CPU. Of the
-images set apart to choose (`data.select`), and of the validation splits, prints the AUROC of either
-and how far likelihoods, calls and the gate move; and how much faster it is, one picture at a time.
-No engine here computes so (docs/performance.md).
+Compares `fracatlas/int8`, which `fracjax quantize` made, with `fracatlas`. The two take turns;
+speed is a median over the rounds. Of the images set apart to choose (`data.select`), and of the
+validation splits, prints the AUROC of either, how far likelihoods lie apart, and how many images
+are called otherwise, each by its own operating points. Then the same integers with the instructions
+of older processors: how fast, and how far likelihoods lie from those of this one.
 """
 
+import os
+import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
-import nncf
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from fracjax import data, finish, gate
-from fracjax.bundle import BUNDLED
-from fracjax.bundle import load as load_bundle
-from fracjax.configs import Preprocess
-from fracjax.export.network import onnx_of
-from fracjax.forward.quiet_openvino import openvino as ov
-from fracjax.image import network_input
+from fracjax import data, evaluate, finish
+from fracjax.bundle import BUNDLED, INT8
+from fracjax.engine import Scorer, load
+from fracjax.forward import openvino, probes
+from fracjax.integers import moved
 from fracjax.notice import NOTICE
 
-CALIBRATING = 300
-"""Images that tell the range of each layer."""
+COPIES = 24
+"""Of the known radiographs, in one call."""
+
+OLDER = ("AVX512_CORE", "AVX2", "SSE41")
+"""Values of ONEDNN_MAX_CPU_ISA: with none of these is there a product of integers in one step."""
+
+WORK = """
+import sys
+import numpy as np
+import fracjax
+scorer = fracjax.load(sys.argv[1], engine="openvino")
+np.save(sys.argv[3], scorer.score(np.load(sys.argv[2])).likelihoods)
+"""
 
 
-def squares(images: data.Radiographs, chosen: NDArray[np.int64], size: Preprocess) -> Any:
-    """Give what the network takes of some images, float32 (n, size, size)."""
-    return np.stack([network_input(images[int(index)].pixels(), size) for index in chosen])
-
-
-def answers(compiled: Any, inputs: NDArray[np.float32]) -> tuple[Any, Any, float]:
-    """Give likelihoods (n,), features (n, d), and the seconds a picture takes."""
-    request = compiled.create_infer_request()
-    request.infer({0: inputs[:1]})
+def seconds(scorer: Scorer) -> float:
+    """Give the seconds a picture takes, of many at once."""
+    inputs = np.concatenate([probes.pictures(scorer.manifest.preprocess)] * COPIES)
     begin = time.monotonic()
-    given = [[out.copy() for out in request.infer({0: x[None]}).values()] for x in inputs]
-    seconds = (time.monotonic() - begin) / len(inputs)
-    likelihoods, features = (np.concatenate(each) for each in zip(*given, strict=True))
-    return likelihoods[:, 0], features, seconds
+    scorer.score(inputs)
+    return (time.monotonic() - begin) / len(inputs)
+
+
+def compare(title: str, images: data.Radiographs, exact: Scorer, integers: Scorer) -> None:
+    """Print how far the two models lie apart."""
+    labels = [fact.label for fact in images.facts]
+    one, other = (evaluate.predict(scorer, images) for scorer in (exact, integers))
+    before, after = (roc_auc_score(labels, each.likelihoods) for each in (one, other))
+    typer.echo(f"\n{title}: {len(images)} images, {sum(labels)} positive")
+    typer.echo(f"  AUROC {before:.4f}, in integers {after:.4f} ({after - before:+.4f})")
+    typer.echo(f"  likelihoods differ {moved(other.likelihoods, one.likelihoods)}")
+    for name in exact.manifest.operating_points:
+        called = [
+            scores.likelihoods >= scorer.manifest.operating_points[name].threshold
+            for scorer, scores in ((exact, one), (integers, other))
+        ]
+        typer.echo(f"  called otherwise at {name}: {np.mean(called[0] != called[1]):.3f}")
+    typer.echo(
+        f"  familiar to the gate: {one.familiar.mean():.3f}, in integers "
+        f"{other.familiar.mean():.3f}"
+    )
+
+
+def on_older_processors(bundle: Path, scorer: Scorer, images: data.Radiographs) -> None:
+    """Print what the integers are worth without newer instructions."""
+    (inputs,) = data.inputs(images, scorer.manifest.preprocess, batch_size=len(images))
+    here = scorer.score(inputs).likelihoods
+    with TemporaryDirectory() as folder:
+        given, found = Path(folder) / "given.npy", Path(folder) / "found.npy"
+        np.save(given, inputs)
+        for instructions in OLDER:
+            environment = os.environ | {
+                openvino.CACHE_VARIABLE: f"{folder}/{instructions}",
+                "ONEDNN_MAX_CPU_ISA": instructions,
+            }
+            command = [sys.executable, "-c", WORK, str(bundle), str(given), str(found)]
+            subprocess.run(command, env=environment, check=True)  # noqa: S603 - our own interpreter
+            typer.echo(f"{instructions}: likelihoods differ {moved(np.load(found), here)}")
 
 
 def main(
     data_dir: Annotated[Path, typer.Option()] = Path("data"),
-    path: Annotated[Path, typer.Option("--bundle", help="The model.")] = BUNDLED,
+    bundle: Annotated[Path, typer.Option(help="The model in float32.")] = BUNDLED,
+    rounds: int = 5,
 ) -> None:
-    """Quantise, measure and compare."""
-    bundle = load_bundle(path)
-    manifest = bundle.manifest
-    training, selecting = finish.training_images(manifest, data_dir.expanduser())
-    valid = data.load(training.name, manifest.training.data.valid, data_dir.expanduser())
-    core = ov.Core()
-    model = core.read_model(onnx_of(bundle).SerializeToString())
-    size = manifest.preprocess.image_size
-    model.reshape([1, size, size])
-    chosen = np.random.default_rng(0).permutation(len(training))[:CALIBRATING]
-    calibrating = squares(training, chosen, manifest.preprocess)
-    quantised = nncf.quantize(model, nncf.Dataset([x[None] for x in calibrating]))
-    whole, integers = (
-        core.compile_model(each, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        for each in (model, quantised)
-    )
+    """Measure and compare."""
+    exact, integers = (load(path, engine="openvino") for path in (bundle, bundle / INT8))
+    learned = finish.training_images(exact.manifest, data_dir.expanduser())
+    valid = finish.validation_images(exact.manifest, data_dir.expanduser())
     typer.echo(NOTICE)
-    for title, images in (("set apart to choose", selecting), ("validation", valid)):
-        if not len(images):
-            continue
-        inputs = squares(images, np.arange(len(images)), manifest.preprocess)
-        labels = [fact.label for fact in images.facts]
-        exact, features, seconds = answers(whole, inputs)
-        other, moved, faster = answers(integers, inputs)
-        before, after = roc_auc_score(labels, exact), roc_auc_score(labels, other)
-        apart = np.abs(exact - other)
-        typer.echo(f"\n{title}: {len(images)} images, {sum(labels)} positive")
-        typer.echo(f"  AUROC {before:.4f}, in integers {after:.4f} ({after - before:+.4f})")
-        typer.echo(
-            f"  likelihoods move by {apart.max():.3f} at most, in 95 of 100 by "
-            f"{np.quantile(apart, 0.95):.3f} at most, median {np.median(apart):.4f}"
-        )
-        for name, point in manifest.operating_points.items():
-            otherwise = np.mean((exact >= point.threshold) != (other >= point.threshold))
-            typer.echo(f"  called otherwise at {name}: {otherwise:.3f}")
-        near, far = (
-            gate.distances(bundle.gate, each) <= manifest.gate.threshold
-            for each in (features, moved)
-        )
-        typer.echo(f"  familiar to the gate: {near.mean():.3f}, in integers {far.mean():.3f}")
-        typer.echo(f"  {seconds / faster:.2f} times as fast")
+    ratios = [seconds(exact) / seconds(integers) for _ in range(rounds)]
+    typer.echo(
+        f"{time.strftime('%Y-%m-%d')}, {len(os.sched_getaffinity(0))} cores: "
+        f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    for title, images in (("set apart to choose", learned[1]), ("validation", valid)):
+        if len(images):
+            compare(title, images, exact, integers)
+    typer.echo("")
+    on_older_processors(bundle / INT8, integers, valid)
 
 
 if __name__ == "__main__":

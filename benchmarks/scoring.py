@@ -6,7 +6,8 @@ Makes exports of radiographs from the folder, enlarged to a detector's size in 1
 study: of several transfer syntaxes, of JPEG 2000 alone, and of raw pixels alone. The whole commands
 take turns, from their start to their end, on one core and on two; figures are medians over the
 rounds, and a ratio is the median of the rounds' ratios. The peer is ``scoring_torch.py``; it
-computes in float32, as fracjax does, or in bfloat16 (``--peer-precision``). It decodes all pixels,
+computes in float32, as fracjax does, or in bfloat16 (``--peer-precision``); fracjax with another
+model computes as that one does (``--bundle fracatlas/int8``). The peer decodes all pixels,
 and fracjax of JPEG 2000 as many as the network looks at (docs/performance.md).
 
 Beside them stand the parts, each measured alone in one process: reading (from a file to the
@@ -39,6 +40,7 @@ from pydicom.uid import (
 )
 
 from fracjax import engine
+from fracjax.bundle import BUNDLED
 from fracjax.image import network_input, read_picture
 from fracjax.image.render import least_side
 from radiographs import dicom, enlarged
@@ -94,12 +96,13 @@ def seconds(command: Sequence[str], cores: Sequence[int]) -> float:
     return time.monotonic() - begin
 
 
-def job(root: Path, out: Path, cores: int) -> list[str]:
+def job(root: Path, out: Path, cores: int, bundle: Path = BUNDLED) -> list[str]:
     """Give the command that scores an export."""
     for path in out.parent.glob(f"{out.stem}.*"):
         path.unlink()
     return [
         *(sys.executable, "-m", "fracjax", "score-dir", str(root), "--out", str(out)),
+        *("--bundle", str(bundle)),
         *("--workers", str(cores), "--batch-size", str(BATCH)),
     ]
 
@@ -135,12 +138,13 @@ def main(
     rounds: int = 3,
     only: Annotated[str, typer.Option(help="Exports, of mixed, JPEG 2000 and raw.")] = "",
     on: Annotated[str, typer.Option(help="Numbers of cores, of 1 and 2.")] = "1, 2",
+    bundle: Annotated[Path, typer.Option(help="The model.")] = BUNDLED,
     peer_precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Print a row for each export and number of cores."""
     cores = sorted(os.sched_getaffinity(0))[:2]
-    scorer = engine.load(batch_size=BATCH, engine="auto")
+    scorer = engine.load(bundle, batch_size=BATCH)
     size = scorer.manifest.preprocess.image_size
     chosen = [name.strip() for name in only.split(",")] if only else list(EXPORTS)
     rows: list[dict[str, Any]] = []
@@ -155,8 +159,8 @@ def main(
                 some, out = cores[:used], work / "worklist.parquet"
                 ours, theirs, started = [], [], []
                 for _ in range(rounds):
-                    started.append(seconds(job(work / "one", out, used), some))
-                    ours.append(seconds(job(root, out, used), some))
+                    started.append(seconds(job(work / "one", out, used, bundle), some))
+                    ours.append(seconds(job(root, out, used, bundle), some))
                     theirs.append(
                         seconds(peer(root, work / "peer.csv", used, size, peer_precision), some)
                     )

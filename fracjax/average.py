@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fracjax import bundle, data, finish
+from fracjax import bundle, finish
 from fracjax.bundle import Arrays, Bundle, Ingredient, Manifest
 from fracjax.configs import Config
-from fracjax.errors import DataError, UsageError
+from fracjax.errors import UsageError
 from fracjax.forward.xla import fitting_network
 from fracjax.initial import Initial
 
@@ -58,12 +58,7 @@ def average(
     first = loaded[0].manifest
     config = _resized(first.training, image_size)
     learned, tuned_on = finish.training_images(first, data_dir)
-    valid = data.load(config.data.name, config.data.valid, data_dir)
-    if valid.sha256 != first.measured_on:
-        raise DataError(
-            f"the validation images of {data_dir} are not those that {first.model_id} was measured "
-            "on; give the data set that it came from"
-        )
+    valid = finish.validation_images(first, data_dir)
     made = first.provenance
     workdir.mkdir(parents=True, exist_ok=True)
     return finish.write_bundle(
@@ -96,6 +91,8 @@ def check_alike(manifests: Sequence[Manifest]) -> None:
     """
     if len(manifests) < 2:
         raise UsageError("the mean of one model is that model; give two bundles or more")
+    for manifest in manifests:
+        bundle.check_float(manifest)
     if len({manifest.weights_sha256 for manifest in manifests}) < len(manifests):
         raise UsageError("two of the bundles are the same model; give each once")
     first = manifests[0]

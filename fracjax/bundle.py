@@ -2,6 +2,8 @@
 
 ``bundle.json`` says what the model is, means and measured; ``weights.safetensors`` holds its
 arrays and ``gate.safetensors`` those of its picture gate; ``CARD.md`` says the same for a person.
+In a folder ``int8`` of its own it may hold the model of the same weights that multiplies 8-bit
+integers: a bundle, too, with ``integers.safetensors``, whose weights lie one folder up.
 ``docs/bundle.md`` describes the format.
 """
 
@@ -25,6 +27,8 @@ from fracjax.errors import BundleError, UsageError
 from fracjax.figure import Figure
 from fracjax.gate import UNFITTED, Gate
 from fracjax.gate import Facts as GateFacts
+from fracjax.integers import Facts as IntegersFacts
+from fracjax.integers import Integers
 from fracjax.operating import Name as PointName
 from fracjax.operating import OperatingPoint
 
@@ -39,13 +43,20 @@ UNGATED_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 GATE_NAME = "gate.safetensors"
+INTEGERS_NAME = "integers.safetensors"
 CARD_NAME = "CARD.md"
 
 HEADLINE = "auroc_study"
 """The figure that every bundle has, and that is shown beside a score."""
 
-BUNDLED = Path(__file__).parent / "bundles" / "fracatlas"
-"""The model that ships with the package."""
+BUNDLES = Path(__file__).parent / "bundles"
+"""The models that ship with the package, by the names that stand for their folders."""
+
+BUNDLED = BUNDLES / "fracatlas"
+"""The one that scores where none is named."""
+
+INT8 = "int8"
+"""The folder in a bundle of the same weights in 8-bit integers."""
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -95,7 +106,8 @@ class Manifest:
     """The contents of ``bundle.json``, but for its own digest.
 
     ``scope`` are the terms of :class:`fracjax.image.anatomy.BodyPart` that the model is meant for.
-    ``measured_on`` is the digest of the images and labels that the figures are of.
+    ``measured_on`` is the digest of the images and labels that the figures are of. ``integers`` is
+    there where the model multiplies 8-bit integers.
     """
 
     format: str
@@ -115,15 +127,20 @@ class Manifest:
     measured_on: str = ""
     calibration: Calibration | None = None
     operating_points: dict[PointName, OperatingPoint] = field(default_factory=dict)
+    integers: IntegersFacts | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: its manifest, its variables as float32 arrays by name, and its gate."""
+    """A loaded bundle: its manifest, its variables as float32 arrays by name, and its gate.
+
+    ``integers`` is there if ``manifest.integers`` is.
+    """
 
     manifest: Manifest
     variables: Arrays
     gate: Gate
+    integers: Integers | None = None
 
 
 def encode_weights(variables: Arrays) -> bytes:
@@ -182,6 +199,38 @@ def decode_gate(data: bytes) -> Gate:
     return Gate(**arrays)
 
 
+def encode_integers(arrays: Integers) -> bytes:
+    """Serialise what a network in 8-bit integers takes beside its weights."""
+    return save_tensors(
+        {name: np.array(value, np.float32, order="C") for name, value in arrays._asdict().items()}
+    )
+
+
+def decode_integers(data: bytes) -> Integers:
+    """Read what :func:`encode_integers` wrote.
+
+    Raises:
+        BundleError: The bytes are no such file.
+    """
+    arrays = _decode(data, INTEGERS_NAME)
+    if arrays.keys() != set(Integers._fields) or arrays["ranges"].shape[1:] != (2,):
+        raise BundleError(f"{INTEGERS_NAME} holds no ranges; copy the bundle again")
+    return Integers(**arrays)
+
+
+def check_float(manifest: Manifest) -> None:
+    """Make sure that a model computes in float32.
+
+    Raises:
+        UsageError: It multiplies 8-bit integers.
+    """
+    if manifest.integers is not None:
+        raise UsageError(
+            f"{manifest.model_id} multiplies 8-bit integers; give the bundle that it lies in, of "
+            f"{manifest.integers.source}"
+        )
+
+
 def check_free(directory: Path) -> None:
     """Make sure that a bundle may be written there, before what it costs to make one.
 
@@ -192,8 +241,16 @@ def check_free(directory: Path) -> None:
         raise BundleError(f"{directory} exists already; give another name, or remove it")
 
 
-def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card: str) -> None:
+def write(directory: Path, manifest: Manifest, arrays: bytes, gate: bytes, card: str) -> None:
     """Write a bundle. It appears under its name whole or not at all.
+
+    Args:
+        directory: A new folder; if the model multiplies 8-bit integers, in a bundle of the same
+            weights.
+        manifest: What the model is.
+        arrays: Of :func:`encode_weights`; or of :func:`encode_integers`, if it multiplies them.
+        gate: Of :func:`encode_gate`.
+        card: The manifest for a person.
 
     Raises:
         BundleError: ``directory`` exists already.
@@ -202,7 +259,7 @@ def write(directory: Path, manifest: Manifest, weights: bytes, gate: bytes, card
     fields = asdict(manifest)
     text = json.dumps(fields | {"sha256": _digest_of(fields)}, indent=2) + "\n"
     contents = {
-        WEIGHTS_NAME: weights,
+        WEIGHTS_NAME if manifest.integers is None else INTEGERS_NAME: arrays,
         GATE_NAME: gate,
         MANIFEST_NAME: text.encode(),
         CARD_NAME: card.encode(),
@@ -214,17 +271,22 @@ def load(directory: Path = BUNDLED) -> Bundle:
     """Read a bundle and check it against its own digests. Nothing in it is executed.
 
     Args:
-        directory: A bundle, or the working directory of a finished training run.
+        directory: A bundle, the working directory of a finished training run, or the name of a
+            bundle that ships: ``fracatlas`` or ``fracatlas/int8``.
 
     Raises:
         BundleError: It is missing, damaged, or of a version that this release does not know.
     """
-    directory = _find(directory)
+    directory = find(directory)
     path = directory / MANIFEST_NAME
     manifest = _validated(path, _read_fields(path, (UNTUNED_VERSION, VERSION)))
-    weights = _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
-    gate = _read_checked(directory / GATE_NAME, manifest.gate.sha256)
-    return Bundle(manifest, decode_weights(weights), decode_gate(gate))
+    gate = decode_gate(_read_checked(directory / GATE_NAME, manifest.gate.sha256))
+    if manifest.integers is None:
+        weights = _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
+        return Bundle(manifest, decode_weights(weights), gate)
+    weights = _read_checked(directory.absolute().parent / WEIGHTS_NAME, manifest.weights_sha256)
+    arrays = _read_checked(directory / INTEGERS_NAME, manifest.integers.sha256)
+    return Bundle(manifest, decode_weights(weights), gate, decode_integers(arrays))
 
 
 def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
@@ -238,20 +300,25 @@ def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
 
     Raises:
         BundleError: As :func:`load`.
+        UsageError: It multiplies 8-bit integers.
     """
-    directory = _find(directory)
+    directory = find(directory)
     path = directory / MANIFEST_NAME
     fields = _read_fields(path, (UNGATED_VERSION, UNTUNED_VERSION, VERSION))
     gateless = {"gate": asdict(UNFITTED), "scope": (), "version": VERSION}
     manifest = _validated(path, fields | gateless)
+    check_float(manifest)
     return manifest, _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
 
 
-def _find(directory: Path) -> Path:
-    """Give the bundle in the working directory of a training run, or the directory itself."""
-    if not (directory / MANIFEST_NAME).is_file() and (directory / "bundle").is_dir():
+def find(directory: Path) -> Path:
+    """Give the folder of a bundle that is named as :func:`load` takes it."""
+    if (directory / MANIFEST_NAME).is_file():
+        return directory
+    if (directory / "bundle").is_dir():
         return directory / "bundle"
-    return directory
+    shipped = BUNDLES / directory
+    return shipped if not directory.exists() and shipped.is_dir() else directory
 
 
 def _digest_of(fields: dict[str, Any]) -> str:

@@ -105,6 +105,20 @@ def averaged_in_words(manifest: "Manifest") -> str:
     return f"the mean of the weights of {len(said)} models: {'; '.join(said)}"
 
 
+def numbers_in_words(manifest: "Manifest") -> str:
+    """Say what it means that a model multiplies integers; nothing of one in float32."""
+    facts = manifest.integers
+    if facts is None:
+        return ""
+    return (
+        f" It multiplies 8-bit integers in {facts.convolutions} of its convolutions, over ranges "
+        f"that {facts.images} of the training images told, and computes in float32 else. In "
+        f"float32 alone the same weights are another model, {facts.source}: likelihoods of the "
+        f"images measured here differ {facts.moved}. OpenVINO computes it; heat maps "
+        "are those of float32."
+    )
+
+
 def _recipe(manifest: "Manifest") -> str:
     training = manifest.training
     if manifest.provenance.averaged:
@@ -128,7 +142,7 @@ def render_card(manifest: "Manifest") -> str:
 
 A {manifest.model.name} ({manifest.model.strides} strides) at {manifest.preprocess.image_size} px.
 Its score is the likelihood, 0 to 1, that {MEANING[manifest.target]}.
-It is {in_words(manifest.calibration, None)}.
+It is {in_words(manifest.calibration, None)}.{numbers_in_words(manifest)}
 
 ## Must not be used for
 

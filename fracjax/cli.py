@@ -275,12 +275,12 @@ def train(
         )
     if not devices.is_first():
         return
-    _print_trained(manifest, workdir)
+    _print_made(manifest, workdir / "bundle")
     typer.echo(f"curves: {workdir / 'report.html'}")
 
 
-def _print_trained(manifest: "Manifest", workdir: Path) -> None:
-    typer.echo(f"{NOTICE}\n{workdir / 'bundle'}: {manifest.model_id}")
+def _print_made(manifest: "Manifest", directory: Path) -> None:
+    typer.echo(f"{NOTICE}\n{directory}: {manifest.model_id}")
     for name, figure in manifest.figures.items():
         typer.echo(f"  {name}: {figure}")
 
@@ -302,7 +302,7 @@ def average(
         manifest = averaging.average(
             bundles, workdir, data_dir=data_dir, image_size=image_size, stage=line.stage
         )
-    _print_trained(manifest, workdir)
+    _print_made(manifest, workdir / "bundle")
 
 
 @app.command(cls=Command)
@@ -538,6 +538,25 @@ def export(
     for reader, found in differences.items():
         typer.echo(f"{reader}: likelihoods of known radiographs differ by {found.likelihood:.1e}")
     typer.echo(f"{out}: model.onnx, model.jax, gate.safetensors, and model.json, which says more")
+
+
+@app.command(cls=Command)
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="A model bundle, in float32.")],
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Write a bundle's model in 8-bit integers, measured anew, into its folder int8."""
+    from fracjax import live
+
+    try:
+        from fracjax import quantize as quantizing
+    except ModuleNotFoundError as error:
+        raise UsageError(f'{error.name} is not installed; pip install "fracjax[export]"') from None
+    with live.training() as line:
+        manifest = quantizing.quantize(bundle, data_dir=data_dir, stage=line.stage)
+    _print_made(manifest, bundle / "int8")
+    if manifest.integers is not None:
+        typer.echo(f"likelihoods differ from those in float32 {manifest.integers.moved}")
 
 
 @app.command(cls=Command)

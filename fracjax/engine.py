@@ -192,8 +192,8 @@ class Scorer:
         Raises:
             BundleError: The bundle's variables are not those of its network.
             UsageError: ``batch_size`` is not in 1..``forward.MOST_BATCH_SIZE``, or there is no
-                such engine here.
-            ExportError: The engine does not say what XLA says.
+                such engine here, or it does not compute in the bundle's numbers.
+            ExportError: The engine does not say what it should.
         """
         self.manifest = bundle.manifest
         self.bundle = bundle
@@ -236,7 +236,7 @@ class Scorer:
     def explain(
         self, inputs: NDArray[np.floating[Any]], method: Method = "grad_cam"
     ) -> NDArray[np.float32]:
-        """Tell where the likelihoods of pictures come from.
+        """Tell where the likelihoods of pictures come from; in float32, whatever scores them.
 
         Args:
             inputs: As :meth:`score` takes them.
@@ -270,12 +270,13 @@ class Scorer:
         likelihood = prediction.likelihood
         said = "no likelihood" if likelihood is None else f"likelihood {likelihood:.3f}"
         hot = self.explain(square[np.newaxis], method)[0]
+        numbers = "" if self.manifest.integers is None else " in float32"
         return heat.overlay(
             picture.display,
             heat.on_picture(hot, picture.display, preprocess),
             prediction.raw_likelihood if prediction.familiar else 0.0,
             f"{self.manifest.target}: {said}. {self.manifest.model_id}, "
-            f"{method.replace('_', ' ')}: {heat.NO_MARKING}. {NOTICE}",
+            f"{method.replace('_', ' ')}{numbers}: {heat.NO_MARKING}. {NOTICE}",
         )
 
     def _checked(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -357,10 +358,12 @@ def load(
 ) -> Scorer:
     """Load a bundle, by default the one that ships with the package, ready to score.
 
+    ``fracatlas/int8`` is the same in 8-bit integers.
+
     Raises:
         BundleError: The bundle is missing, damaged or of an unknown version.
         UsageError: ``batch_size`` is not in 1..``forward.MOST_BATCH_SIZE``, or there is no such
-            engine here.
-        ExportError: The engine does not say what XLA says.
+            engine here, or it does not compute in the bundle's numbers.
+        ExportError: The engine does not say what it should.
     """
     return Scorer(load_bundle(Path(directory)), batch_size, engine)

@@ -23,6 +23,7 @@ from fracjax.configs import Config
 from fracjax.dataset_facts import FACTS
 from fracjax.engine import DEFAULT_BATCH_SIZE, Scorer, Scores
 from fracjax.errors import DataError
+from fracjax.forward import Forward
 from fracjax.forward.xla import XlaForward, network_of
 from fracjax.image.anatomy import scope_of
 from fracjax.initial import Initial
@@ -96,14 +97,18 @@ def write_bundle(
         software={name: importlib.metadata.version(name) for name in ("fracjax", "jax", "flax")},
         created=datetime.now(UTC).date().isoformat(),
     )
-    gated, scores = _fit_gate(unmeasured, weights, learned, valid, stage)
-    figures = evaluate.figures(valid.facts, scores, config.data.labels)
+    scorer = _fit_gate(unmeasured, weights, learned, stage)
+    gate_facts, scores = measured_gate(scorer, valid, stage)
     manifest = dataclasses.replace(
-        gated.manifest, figures=figures, measured_on=valid.sha256, **_tune(gated, tuned_on, stage)
+        scorer.manifest,
+        gate=gate_facts,
+        figures=evaluate.figures(valid.facts, scores, config.data.labels),
+        measured_on=valid.sha256,
+        **tune(scorer, tuned_on, stage),
     )
     if parallel.is_first():
         _write_predictions(workdir / PREDICTIONS_NAME, manifest, valid.facts, scores)
-        encoded = bundle.encode_gate(gated.gate)
+        encoded = bundle.encode_gate(scorer.bundle.gate)
         bundle.write(workdir / "bundle", manifest, weights, encoded, render_card(manifest))
     return manifest
 
@@ -134,6 +139,7 @@ def fit_gate(
     Raises:
         BundleError: ``source`` is missing, damaged or of an unknown version; or ``directory``
             exists.
+        UsageError: ``source`` multiplies 8-bit integers.
         DataError: The data set is missing, or is not the one that the bundle was trained on.
     """
     bundle.check_free(directory)
@@ -141,10 +147,12 @@ def fit_gate(
     splits = ungated.training.data
     train_images, _ = training_images(ungated, data_dir)
     valid_images = data.load(splits.name, splits.valid, data_dir)
-    gated, _ = _fit_gate(ungated, weights, train_images, valid_images, stage, outside)
-    encoded = bundle.encode_gate(gated.gate)
-    bundle.write(directory, gated.manifest, weights, encoded, render_card(gated.manifest))
-    return gated.manifest
+    scorer = _fit_gate(ungated, weights, train_images, stage)
+    facts, _ = measured_gate(scorer, valid_images, stage, outside)
+    manifest = dataclasses.replace(scorer.manifest, gate=facts)
+    encoded = bundle.encode_gate(scorer.bundle.gate)
+    bundle.write(directory, manifest, weights, encoded, render_card(manifest))
+    return manifest
 
 
 def measure(
@@ -164,10 +172,12 @@ def measure(
     Raises:
         BundleError: ``source`` is missing, damaged or of an unknown version; or ``directory``
             exists.
+        UsageError: ``source`` multiplies 8-bit integers.
         DataError: The data set is missing.
     """
     bundle.check_free(directory)
     loaded = bundle.load(source)
+    bundle.check_float(loaded.manifest)
     config = loaded.manifest.training
     images = data.load(config.data.name, config.data.valid, data_dir)
     scores = evaluate.predict(Scorer(loaded), images, report=_told(stage, "measuring", images))
@@ -203,26 +213,55 @@ def training_images(
     return learned, selecting
 
 
+def validation_images(manifest: bundle.Manifest, data_dir: Path) -> data.Radiographs:
+    """Give the images that a model's figures are of.
+
+    Raises:
+        DataError: The data set is missing, or holds others.
+    """
+    splits = manifest.training.data
+    images = data.load(splits.name, splits.valid, data_dir)
+    if images.sha256 != manifest.measured_on:
+        raise DataError(
+            f"the validation images of {data_dir} are not those that {manifest.model_id} was "
+            "measured on; give the data set that it came from"
+        )
+    return images
+
+
 def _fit_gate(
-    ungated: bundle.Manifest,
-    weights: bytes,
-    train_images: data.Radiographs,
-    valid_images: data.Radiographs,
-    stage: Stage,
-    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-) -> tuple[bundle.Bundle, Scores]:
-    """Fit a gate to the training images, and measure it on others.
+    ungated: bundle.Manifest, weights: bytes, train_images: data.Radiographs, stage: Stage
+) -> Scorer:
+    """Fit a gate to a model in float32; gives the model with it."""
+    variables = bundle.decode_weights(weights)
+    network = network_of(ungated)
+    forward = XlaForward(network, ungated.preprocess, variables, DEFAULT_BATCH_SIZE)
+    arrays, facts, scope = fitted_gate(ungated, forward, train_images, stage)
+    manifest = dataclasses.replace(ungated, scope=scope, gate=facts)
+    return Scorer(bundle.Bundle(manifest, variables, arrays))
+
+
+def fitted_gate(
+    manifest: bundle.Manifest, forward: Forward, train_images: data.Radiographs, stage: Stage
+) -> tuple[gate.Gate, gate.Facts, tuple[str, ...]]:
+    """Fit a gate to the training images.
 
     Each training image counts twice: as it is, and beside white borders and with the random changes
     of training, since exports hold such pictures too. A third pass shows negatives.
 
+    Args:
+        manifest: Of the model, but for gate and scope.
+        forward: Its network.
+        train_images: What it has learned from.
+        stage: Called now and then.
+
     Returns:
-        The bundle with its gate, and the scores of the validation images.
+        The gate; what there is to say of it, but for how it was measured; and the model's scope.
+
+    Raises:
+        DataError: No gate can be fitted to so few images.
     """
-    variables = bundle.decode_weights(weights)
-    preprocess, batch_size = ungated.preprocess, DEFAULT_BATCH_SIZE
-    network = network_of(ungated)
-    forward = XlaForward(network, preprocess, variables, batch_size)
+    preprocess, batch_size = manifest.preprocess, DEFAULT_BATCH_SIZE
 
     def inputs(number: int, change: data.Change = data.unchanged) -> Iterator[NDArray[np.float32]]:
         report = _told(stage, f"fitting the gate, pass {number} of 3", train_images)
@@ -231,9 +270,9 @@ def _fit_gate(
         )
 
     as_they_are = [forward(batch)[1] for batch in inputs(1)]
-    changes = dataclasses.replace(ungated.training.augment, cutout=0.0)  # no radiograph has holes
+    changes = dataclasses.replace(manifest.training.augment, cutout=0.0)  # no radiograph has holes
     augmented = jax.jit(functools.partial(augment, config=changes))
-    key = jax.random.key(ungated.training.seed)
+    key = jax.random.key(manifest.training.seed)
 
     def keys_of(batch: int, count: int) -> jax.Array:
         return jax.random.split(jax.random.fold_in(key, batch), count)
@@ -252,7 +291,7 @@ def _fit_gate(
         raise DataError(f"no gate can be fitted ({error}); train on more images") from None
     facts = gate.Facts(
         method=gate_fitting.METHOD,
-        stage=network.feature_stage,
+        stage=network_of(manifest).feature_stage,
         quantile=gate_fitting.QUANTILE,
         threshold=float(np.quantile(held_out, gate_fitting.QUANTILE)),
         images=len(rows),
@@ -261,10 +300,26 @@ def _fit_gate(
         false_accept={},
     )
     shown = (fact.body_part for fact in train_images.facts)
-    scope = tuple(sorted(scope_of(ungated.training.data.name, shown)))
-    gated = bundle.Bundle(dataclasses.replace(ungated, scope=scope, gate=facts), variables, fitted)
+    return fitted, facts, tuple(sorted(scope_of(manifest.training.data.name, shown)))
 
-    scorer = Scorer(gated)
+
+def measured_gate(
+    scorer: Scorer,
+    valid_images: data.Radiographs,
+    stage: Stage,
+    outside: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> tuple[gate.Facts, Scores]:
+    """Measure a gate on images that it was not fitted to.
+
+    Args:
+        scorer: The model with its gate.
+        valid_images: What it should let through as they are, and turn away as negatives.
+        stage: Called now and then.
+        outside: As :func:`fit_gate` takes them.
+
+    Returns:
+        What there is to say of the gate, now with these rates; and the validation images' scores.
+    """
     scores, bordered_scores, inverted_scores = (
         evaluate.predict(
             scorer,
@@ -276,8 +331,8 @@ def _fit_gate(
             (data.unchanged, gate_fitting.with_border, gate_fitting.inverted), start=1
         )
     )
-    measured = dataclasses.replace(
-        facts,
+    facts = dataclasses.replace(
+        scorer.manifest.gate,
         false_reject={
             "validation": gate.rate(~scores.familiar),
             "validation, with white borders": gate.rate(~bordered_scores.familiar),
@@ -287,16 +342,15 @@ def _fit_gate(
             **{name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()},
         },
     )
-    manifest = dataclasses.replace(gated.manifest, gate=measured)
-    return dataclasses.replace(gated, manifest=manifest), scores
+    return facts, scores
 
 
-def _tune(tuned: bundle.Bundle, images: data.Radiographs, stage: Stage) -> dict[str, Any]:
+def tune(scorer: Scorer, images: data.Radiographs, stage: Stage) -> dict[str, Any]:
     """Let images decide what a manifest says of calibration and operating points."""
     if not len(images):
         return {}
     told = _told(stage, "tuning", images)
-    scores = evaluate.predict(Scorer(tuned), images, report=told)
+    scores = evaluate.predict(scorer, images, report=told)
     cases = evaluate.of_images(images.facts, scores.likelihoods)
     studies = evaluate.of_studies(cases, [fact.study_id for fact in images.facts]).sample
     return {

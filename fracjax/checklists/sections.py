@@ -10,6 +10,7 @@ from fracjax.card import (
     averaged_in_words,
     choice_in_words,
     not_for,
+    numbers_in_words,
     scope_in_words,
 )
 from fracjax.configs import changes
@@ -141,7 +142,8 @@ def _model(subject: Subject) -> str:
     return (
         f"{model}. Input: {manifest.preprocess.image_size} x {manifest.preprocess.image_size} "
         "pixels, three equal channels. Output: one logit, of which the sigmoid is the raw "
-        f"likelihood. It began with {initial} and a random head. Weights as stored: sha256 "
+        f"likelihood.{numbers_in_words(manifest)} It began with {initial} and a random head. "
+        "Weights as stored: sha256 "
         f"`{manifest.weights_sha256}`; the bundle holds all that a prediction needs "
         "(docs/bundle.md)."
     )

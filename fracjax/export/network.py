@@ -13,7 +13,8 @@ from jax import export
 from numpy.typing import NDArray
 
 from fracjax import step
-from fracjax.bundle import Bundle
+from fracjax.bundle import Bundle, check_float
+from fracjax.export.integers import in_integers
 from fracjax.export.onnx_graph import to_onnx
 from fracjax.forward.probes import Answers
 from fracjax.forward.xla import XlaForward, fitting_network
@@ -26,7 +27,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def reference(bundle: Bundle, pictures: NDArray[np.float32]) -> Answers:
-    """Give what XLA says of pictures (n, size, size), without the rounding of accelerators."""
+    """Give what a model says of the known radiographs, ``pictures`` (n, size, size).
+
+    In float32 that is what XLA says, without the rounding of accelerators; of a model in 8-bit
+    integers it was found when it was made.
+
+    Raises:
+        BundleError: The bundle's variables are not those of its network.
+    """
+    if bundle.integers is not None:
+        return bundle.integers.likelihoods, bundle.integers.features
     network = fitting_network(bundle)
     with jax.default_matmul_precision("highest"):
         forward = XlaForward(network, bundle.manifest.preprocess, bundle.variables, len(pictures))
@@ -38,10 +48,10 @@ def onnx_of(bundle: Bundle) -> onnx.ModelProto:
 
     It takes ``pictures``, float32 (n, size, size) in 0..1 of :func:`fracjax.image.network_input`,
     and gives ``likelihoods`` (n, outputs), which are raw, and ``features`` (n, d), which the gate
-    judges.
+    judges. A model in 8-bit integers is written with nodes that round to them.
 
     Raises:
-        BundleError: The bundle's variables are not those of its network.
+        BundleError: The bundle's variables are not those of its network, or its ranges.
         ExportError: The network computes something that is not written.
     """
     manifest = bundle.manifest
@@ -51,7 +61,8 @@ def onnx_of(bundle: Bundle) -> onnx.ModelProto:
         "target": manifest.target,
         "preprocess": json.dumps(asdict(manifest.preprocess)),
     }
-    return to_onnx(_score(bundle), _argument(bundle), (PICTURES, RESULTS), facts)
+    model = to_onnx(_score(bundle), _argument(bundle), (PICTURES, RESULTS), facts)
+    return model if bundle.integers is None else in_integers(model, bundle.integers.ranges)
 
 
 def stablehlo_of(bundle: Bundle) -> bytes:
@@ -61,7 +72,9 @@ def stablehlo_of(bundle: Bundle) -> bytes:
 
     Raises:
         BundleError: The bundle's variables are not those of its network.
+        UsageError: The model multiplies 8-bit integers.
     """
+    check_float(bundle.manifest)
     exported = export.export(jax.jit(_score(bundle)), platforms=PLATFORMS)(_argument(bundle))
     return bytes(exported.serialize())
 

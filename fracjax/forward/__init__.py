@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from fracjax.explain import Explainer
 
 EngineName = Literal["auto", "openvino", "xla"]
-"""``auto`` is OpenVINO where it is installed and JAX finds no accelerator; else XLA."""
+"""``auto`` is OpenVINO where it is installed and JAX finds no accelerator; else XLA.
+
+Of a model in 8-bit integers it is OpenVINO.
+"""
 
 MOST_BATCH_SIZE = 4096
 """Beyond it no device is faster, and memory ends."""
@@ -76,10 +79,10 @@ def create(bundle: Bundle, batch_size: int, engine: EngineName, cores: int = 0) 
         cores: Of the CPU, for OpenVINO; 0 is all that this process may use. XLA takes all.
 
     Raises:
-        UsageError: There is no such engine here, or ``batch_size`` is not in
-            1..``MOST_BATCH_SIZE``.
+        UsageError: There is no such engine here, it does not compute in the bundle's numbers, or
+            ``batch_size`` is not in 1..``MOST_BATCH_SIZE``.
         BundleError: The bundle's variables are not those of its network.
-        ExportError: The engine does not say what XLA says.
+        ExportError: The engine does not say what it should.
     """
     check_batch_size(batch_size)
     if engine not in get_args(EngineName):
@@ -87,8 +90,14 @@ def create(bundle: Bundle, batch_size: int, engine: EngineName, cores: int = 0) 
     has_openvino = _is_installed("openvino") and _is_installed("onnx")
     if engine == "openvino" and not has_openvino:
         raise UsageError('OpenVINO is not installed; pip install "fracjax[cpu]", or use xla')
+    if bundle.manifest.integers is not None and (engine == "xla" or not has_openvino):
+        raise UsageError(
+            f"{bundle.manifest.model_id} multiplies 8-bit integers, which OpenVINO does; "
+            'pip install "fracjax[cpu]" and --engine openvino, or give the bundle that it lies in'
+        )
     if engine == "auto":
-        engine = "openvino" if has_openvino and _is_cpu_all() else "xla"
+        in_integers = bundle.manifest.integers is not None
+        engine = "openvino" if in_integers or (has_openvino and _is_cpu_all()) else "xla"
     if engine == "openvino":
         from fracjax.forward.openvino import OpenVinoForward
 

@@ -3,8 +3,8 @@
 A picture is a request of its own, and several run at once, each on a part of the cores: that is
 faster than batches, and what a picture gives cannot depend on others. The network reaches OpenVINO
 as the ONNX graph of :mod:`fracjax.export`. What was compiled is kept in the user's cache, since
-tracing and compiling take seconds; it is kept only once its answers were compared with XLA's, and
-the answers of each later start are compared with those.
+tracing and compiling take seconds; it is kept only once its answers were compared with those that
+are known, and the answers of each later start are compared with those.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from safetensors.numpy import save as save_tensors
 
 import fracjax
 from fracjax import files
-from fracjax.bundle import Bundle
+from fracjax.bundle import Bundle, encode_integers
 from fracjax.errors import ExportError
 from fracjax.forward import Engine, probes
 from fracjax.forward.quiet_openvino import openvino
@@ -59,15 +59,17 @@ class OpenVinoForward:
 
         Raises:
             BundleError: The bundle's variables are not those of its network.
-            ExportError: OpenVINO does not say what XLA says.
+            ExportError: OpenVINO does not say what it should.
         """
         self._core = openvino.Core()
-        self.engine = Engine("openvino", importlib.metadata.version("openvino"), "CPU", "float32")
+        precision = "float32" if bundle.integers is None else "8-bit integers"
+        self.engine = Engine("openvino", importlib.metadata.version("openvino"), "CPU", precision)
         self.batch_size = batch_size
         self._turn = threading.Lock()
         self._properties = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             # Not bfloat16, which moves likelihoods by more than they mean (docs/performance.md).
+            # What multiplies integers, does so all the same.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": cores or _cores(),
             # Else all processes of a machine, as of a cluster, compute on its first cores.
@@ -84,7 +86,9 @@ class OpenVinoForward:
         model.reshape([1, *pictures.shape[1:]])
         self._take(self._core.compile_model(model, "CPU", self._properties))
         answers = self(pictures)
-        probes.check(answers, reference(bundle, pictures), str(self.engine))
+        wanted = reference(bundle, pictures)
+        allowed = probes.ALLOWED if bundle.integers is None else probes.ALLOWED_IN_INTEGERS
+        probes.check(answers, wanted, str(self.engine), allowed)
         blob = self._compiled.export_model().getvalue()
         said = save_tensors({"likelihoods": answers[0], "features": answers[1]})
         contents = dict(zip(_NAMES, (blob, said, _digest(blob, said)), strict=True))
@@ -96,6 +100,8 @@ class OpenVinoForward:
         for name, value in sorted(bundle.variables.items()):
             digest.update(f"{name} {value.shape}".encode())
             digest.update(np.ascontiguousarray(value).data)
+        if bundle.integers is not None:
+            digest.update(encode_integers(bundle.integers))
         for path in _sources():
             digest.update(path.read_bytes())
         facts = {

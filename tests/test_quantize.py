@@ -1,0 +1,195 @@
+"""A model in 8-bit integers is a model of its own: what it says, and what takes it for another."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import fracjax
+from fracjax import average, bundle, evaluate, finish, forward, metrics, quantize
+from fracjax.card import render_card
+from fracjax.cli import app
+from fracjax.engine import Scorer
+from fracjax.errors import BundleError, DataError, ExportError, UsageError
+from fracjax.export.network import stablehlo_of
+from fracjax.forward import probes
+from fracjax.initial import Initial
+from fracjax.task import prepare
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick(tmp_path_factory):
+    """Draw few bootstrap samples, and keep compiled networks apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.intervals, "BOOTSTRAP_SAMPLES", 100)
+        patch.setenv("FRACJAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tiny_config, tiny_variables, data_dir):
+    folder = tmp_path_factory.mktemp("source")
+    task = prepare(tiny_config, data_dir, None)
+    finish.write_bundle(
+        tiny_config,
+        tiny_variables,
+        folder,
+        begin=Initial({}, "", (), ()),
+        learned=task.learned,
+        tuned_on=task.selecting,
+        valid=task.valid,
+        note="made up",
+    )
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def made(source, data_dir):
+    """The bundle in integers, as the command makes it."""
+    app(["quantize", str(source), "--data-dir", str(data_dir)], standalone_mode=False)
+    return source / "int8"
+
+
+@pytest.fixture(scope="module")
+def valid(tiny_config, data_dir):
+    return prepare(tiny_config, data_dir, None).valid
+
+
+def test_it_scores_what_it_says_of_itself(source, made, valid):
+    scorer, exact = fracjax.load(made), fracjax.load(source, engine="openvino")
+    assert str(scorer.engine).endswith("on CPU, 8-bit integers")
+    found, before = (evaluate.predict(each, valid) for each in (scorer, exact))
+    facts = scorer.manifest.integers
+    apart = np.abs(found.likelihoods - before.likelihoods)
+    assert 0 < apart.max() == pytest.approx(facts.moved.largest, abs=1e-7)
+    assert facts.moved.n == len(valid)
+    assert apart.max() < 0.2 * np.ptp(before.likelihoods)
+    measured = evaluate.figures(valid.facts, found, ())
+    assert measured == scorer.manifest.figures
+    assert facts.convolutions == np.isfinite(scorer.bundle.integers.ranges[:, 0]).sum() > 10
+
+
+def test_its_manifest_is_its_own_where_it_must_be(source, made):
+    manifest, exact = bundle.load(made).manifest, bundle.load(source).manifest
+    assert manifest.model_id == f"{exact.model_id}-int8"
+    assert manifest.gate.sha256 != exact.gate.sha256
+    kept = ("target", "scope", "model", "preprocess", "weights_sha256", "training", "provenance")
+    for name in kept:
+        assert getattr(manifest, name) == getattr(exact, name)
+    card = render_card(manifest)
+    assert f"another model, {exact.model_id}" in card
+    assert "8-bit integers" not in render_card(exact)
+
+
+def test_the_command_says_what_it_cost(source, data_dir, tmp_path, capsys):
+    shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("int8"))
+    app(["quantize", str(tmp_path / "copy"), "--data-dir", str(data_dir)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "likelihoods differ from those in float32 by" in said
+    assert "auroc_study: " in said
+    assert "Research use only" in said
+
+
+def test_no_other_engine_takes_it(made, monkeypatch):
+    with pytest.raises(UsageError, match=r"which OpenVINO does.*--engine openvino"):
+        fracjax.load(made, engine="xla")
+    with pytest.raises(UsageError, match="8-bit integers"):
+        Scorer(bundle.load(made))
+    monkeypatch.setattr(forward, "_is_cpu_all", lambda: False)  # as where a GPU is
+    assert fracjax.load(made).engine.name == "openvino"
+    monkeypatch.setattr(forward, "_is_installed", lambda module: False)
+    with pytest.raises(UsageError, match="pip install"):
+        fracjax.load(made)
+
+
+def test_what_takes_float32_refuses_it(made, source, data_dir, tmp_path):
+    refused = "multiplies 8-bit integers; give the bundle that it lies in, of "
+    loaded = bundle.load(made)
+    for action in (
+        lambda: stablehlo_of(loaded),
+        lambda: finish.measure(made, tmp_path / "new", data_dir=data_dir),
+        lambda: finish.fit_gate(made, tmp_path / "new", data_dir=data_dir),
+        lambda: quantize.quantize(made, data_dir=data_dir),
+        lambda: average.average([source, made], tmp_path / "mean", data_dir=data_dir),
+    ):
+        with pytest.raises(UsageError, match=refused):
+            action()
+
+
+def test_one_that_is_there_is_left_alone(source, made, data_dir):
+    before = (made / "bundle.json").read_bytes()
+    with pytest.raises(BundleError, match="exists already"):
+        quantize.quantize(source, data_dir=data_dir)
+    assert (made / "bundle.json").read_bytes() == before
+
+
+def test_other_validation_images_are_refused(source, data_dir, tmp_path, monkeypatch):
+    load = bundle.load
+
+    def other(path):
+        loaded = load(path)
+        return replace(loaded, manifest=replace(loaded.manifest, measured_on="of others"))
+
+    shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("int8"))
+    monkeypatch.setattr(bundle, "load", other)
+    with pytest.raises(DataError, match="are not those that"):
+        quantize.quantize(tmp_path / "copy", data_dir=data_dir)
+
+
+def test_its_weights_lie_one_folder_up(source, made, tmp_path):
+    shutil.copytree(made, tmp_path / "alone/int8")
+    with pytest.raises(BundleError, match=r"alone/weights\.safetensors cannot be read"):
+        bundle.load(tmp_path / "alone/int8")
+    other = bundle.load(source).variables
+    weights = bundle.encode_weights({name: value + 1 for name, value in other.items()})
+    (tmp_path / "alone/weights.safetensors").write_bytes(weights)
+    with pytest.raises(BundleError, match="sha256 differs"):
+        bundle.load(tmp_path / "alone/int8")
+
+
+@pytest.mark.parametrize("name", ["integers.safetensors", "gate.safetensors", "bundle.json"])
+def test_damage_is_found(source, made, tmp_path, name):
+    shutil.copytree(source, tmp_path / "copy")
+    damaged = tmp_path / "copy/int8" / name
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:-20] + bytes(20))
+    with pytest.raises(BundleError):
+        bundle.load(damaged.parent)
+
+
+def test_other_arrays_are_no_ranges(tiny_gate):
+    with pytest.raises(BundleError, match="holds no ranges"):
+        bundle.decode_integers(bundle.encode_gate(tiny_gate))
+
+
+def test_an_engine_that_says_something_else_is_not_believed(made):
+    loaded = bundle.load(made)
+    answers = loaded.integers.likelihoods + 0.03
+    wrong = replace(loaded, integers=loaded.integers._replace(likelihoods=answers))
+    with pytest.raises(ExportError, match=r"0\.02 is allowed"):
+        Scorer(wrong, engine="openvino")
+
+
+def test_it_is_written_as_onnx_alone_that_another_program_reads(made, tmp_path, valid):
+    app(["export", str(made), "--out", str(tmp_path / "out")], standalone_mode=False)
+    assert not (tmp_path / "out/model.jax").exists()
+    scorer = fracjax.load(made)
+    inputs = probes.pictures(scorer.manifest.preprocess)
+    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
+    likelihoods, _ = session.run(None, {"pictures": inputs})
+    bound = probes.ALLOWED_IN_INTEGERS.likelihood
+    np.testing.assert_allclose(likelihoods[:, 0], scorer.score(inputs).likelihoods, atol=bound)
+    kinds = {node.name: node.type for node in session.get_inputs()}
+    assert kinds == {"pictures": "tensor(float)"}
+
+
+def test_a_heat_map_says_whose_numbers_it_shows(made, source, monkeypatch):
+    said = []
+    monkeypatch.setattr("fracjax.heat.overlay", lambda *given: said.append(given[-1]))
+    picture = fracjax.image.read_picture((probes.FOLDER / "hand_fracture.jpg").read_bytes())
+    for path in (made, source):
+        fracjax.load(path).heat_map(picture)
+    assert "grad cam in float32:" in said[0]
+    assert "grad cam:" in said[1]
