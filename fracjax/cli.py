@@ -17,7 +17,7 @@ from fracjax import interrupt, privacy
 from fracjax.errors import FracjaxError, NotScoredError, TrainingError, UsageError
 from fracjax.notice import NOTICE
 from fracjax.text import printable, without_folders
-from fracjax_jobs.command import EngineOption, score_dir
+from fracjax_jobs.command import BundleOption, EngineOption, score_dir
 
 if TYPE_CHECKING:
     from fracjax.bundle import Manifest
@@ -368,9 +368,7 @@ def sweep(
 @app.command(cls=Command)
 def predict(
     file: Annotated[Path, typer.Argument(help="A DICOM, JPEG, PNG or TIFF radiograph.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="A model bundle; by default the one that ships.")
-    ] = None,
+    bundle: BundleOption = None,
     prevalence: Prevalence = None,
     heatmap: Annotated[
         Path | None, typer.Option(help="A new .png: the image, and what moved its likelihood.")

@@ -1,10 +1,14 @@
 """A model in 8-bit integers is a model of its own: what it says, and what takes it for another."""
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 import fracjax
@@ -17,6 +21,9 @@ from fracjax.export.network import stablehlo_of
 from fracjax.forward import probes
 from fracjax.initial import Initial
 from fracjax.task import prepare
+from fracjax_jobs.score_dir import Options, score_dir
+
+NAMES = ("fracatlas", "fracatlas/int8")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -193,3 +200,41 @@ def test_a_heat_map_says_whose_numbers_it_shows(made, source, monkeypatch):
         fracjax.load(path).heat_map(picture)
     assert "grad cam in float32:" in said[0]
     assert "grad cam:" in said[1]
+
+
+def test_a_name_stands_for_a_bundle_that_ships(tmp_path, monkeypatch, tiny_bundle):
+    monkeypatch.chdir(tmp_path)
+    assert bundle.find(Path("fracatlas/int8")) == bundle.BUNDLED / "int8"
+    assert fracjax.load("fracatlas").manifest == fracjax.load().manifest
+    shutil.copytree(tiny_bundle, tmp_path / "fracatlas")
+    assert bundle.load(Path("fracatlas")).manifest.model_id.startswith("tiny-")
+    with pytest.raises(BundleError, match="no_such/bundle"):
+        bundle.load(Path("no_such"))
+
+
+def test_the_one_that_ships_ranks_the_sample_nearly_as_the_other(tmp_path):
+    root = Path(__file__).parents[1] / "examples/sample_export"
+    ranked = []
+    for name in NAMES:
+        out = tmp_path / "worklist.parquet"
+        summary = score_dir(root, out, fracjax.load(name), Options(restart=bool(ranked)))
+        rows = pl.read_parquet(out)
+        footer = json.loads(pq.read_metadata(out).metadata[b"fracjax"])
+        numbers = "8-bit integers" if ranked else "float32"
+        assert footer["engine"]["precision"] == numbers
+        assert (summary.engine.endswith(numbers), summary.images_scored) == (True, 28)
+        ranked.append(rows.filter(pl.col("rank").is_not_null()).sort("study_key"))
+    one, other = ranked
+    assert one["study_key"].equals(other["study_key"])
+    apart = (one["raw_likelihood"] - other["raw_likelihood"]).abs()
+    assert 0 < apart.max() < 0.05
+    assert other["model_id"].unique().to_list() == ["fracatlas_resnet50-62c90d5e2832-int8"]
+
+
+def test_the_one_that_ships_is_as_good_as_it_was_allowed_to_be():
+    exact, integers = (bundle.load(Path(name)).manifest for name in NAMES)
+    fallen = exact.figures["auroc_study"].value - integers.figures["auroc_study"].value
+    assert fallen <= 0.002
+    assert integers.measured_on == exact.measured_on
+    card = (bundle.BUNDLED / "int8" / bundle.CARD_NAME).read_text()
+    assert card == render_card(integers)

@@ -24,6 +24,10 @@ LONGEST_WAIT = 24 * 366 * 100
 MOST_MEMORY = 2**20
 """GiB that no machine has."""
 
+BundleOption = Annotated[
+    Path | None,
+    typer.Option(help="A model bundle; or fracatlas, the default, or fracatlas/int8, which ship."),
+]
 EngineOption = Annotated[
     Literal["auto", "openvino", "xla"],
     typer.Option(help="What computes; auto is OpenVINO on a CPU, if it is installed, or XLA."),
@@ -33,9 +37,7 @@ EngineOption = Annotated[
 def score_dir(
     directory: Annotated[Path, typer.Argument(help="The export. It is only read.")],
     out: Annotated[Path, typer.Option(help="The worklist to write, a .parquet file.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="A model bundle; by default the one that ships.")
-    ] = None,
+    bundle: BundleOption = None,
     group_by: Annotated[
         str, typer.Option(help="What plain images make a study: study (each its own) or folder.")
     ] = "study",
