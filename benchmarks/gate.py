@@ -14,6 +14,7 @@ With ``--int8``, it is fitted to the same weights in 8-bit integers, as ``fracja
 and written with these rates into the folder ``int8`` of ``--bundle``.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ import typer
 from numpy.typing import NDArray
 
 from fracjax import engine, finish, gate, quantize
-from fracjax.bundle import BUNDLED
+from fracjax.bundle import BUNDLED, read_without_gate
 from fracjax.bundle import load as load_bundle
 from fracjax.configs import Preprocess
 from fracjax.image import Rejected, network_input, read_picture
@@ -72,12 +73,16 @@ def main(
     int8: Annotated[bool, typer.Option("--int8", help="Quantise, and fit to that.")] = False,
 ) -> None:
     """Measure a gate; fit it anew first, if it is to be written."""
-    preprocess = load_bundle(bundle).manifest.preprocess
+    if out is not None and int8:
+        sys.exit("--out is of the bundle in float32, and --int8 is written into it; give one")
+    is_measured = out is None and not int8
+    manifest = load_bundle(bundle).manifest if is_measured else read_without_gate(bundle)[0]
+    preprocess = manifest.preprocess
     outside = {"generated: flat, noise, gradients, blobs": generated(preprocess.image_size)}
     for entry in folders:
         name, _, folder = entry.rpartition("=")
         outside[name or Path(folder).name] = pictures(Path(folder), preprocess)
-    if out is None and not int8:
+    if is_measured:
         scorer = engine.load(bundle)
         accepted = {
             name: gate.rate(scorer.score(inputs).familiar) for name, inputs in outside.items()

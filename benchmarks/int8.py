@@ -6,7 +6,7 @@ Compares `fracatlas/int8`, which `fracjax quantize` made, with `fracatlas`. The 
 speed is a median over the rounds. Of the images set apart to choose (`data.select`), and of the
 validation splits, prints the AUROC of either, how far likelihoods lie apart, and how many images
 are called otherwise, each by its own operating points. Then the same integers with the instructions
-of older processors: how fast, and how far likelihoods lie from those of this one.
+of older processors: how far likelihoods lie from those of this one.
 """
 
 import os
@@ -73,7 +73,7 @@ def compare(title: str, images: data.Radiographs, exact: Scorer, integers: Score
 
 
 def on_older_processors(bundle: Path, scorer: Scorer, images: data.Radiographs) -> None:
-    """Print what the integers are worth without newer instructions."""
+    """Print what the integers say without newer instructions."""
     (inputs,) = data.inputs(images, scorer.manifest.preprocess, batch_size=len(images))
     here = scorer.score(inputs).likelihoods
     with TemporaryDirectory() as folder:

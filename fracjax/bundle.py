@@ -34,11 +34,17 @@ from fracjax.operating import OperatingPoint
 
 FORMAT = "fracjax-bundle"
 VERSION = 3
+INTEGERS_VERSION = 4
+"""Of a model that multiplies 8-bit integers, which earlier releases would take for another."""
+
 UNTUNED_VERSION = 2
 """A version that had neither calibration nor operating points, and is read as having none."""
 
 UNGATED_VERSION = 1
 """A version that had neither gate nor scope. :func:`fracjax.finish.fit_gate` makes 2 of it."""
+
+VERSIONS = (UNTUNED_VERSION, VERSION, INTEGERS_VERSION)
+"""That can score."""
 
 MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -49,14 +55,14 @@ CARD_NAME = "CARD.md"
 HEADLINE = "auroc_study"
 """The figure that every bundle has, and that is shown beside a score."""
 
-BUNDLES = Path(__file__).parent / "bundles"
-"""The models that ship with the package, by the names that stand for their folders."""
-
-BUNDLED = BUNDLES / "fracatlas"
-"""The one that scores where none is named."""
-
 INT8 = "int8"
 """The folder in a bundle of the same weights in 8-bit integers."""
+
+BUNDLED = Path(__file__).parent / "bundles" / "fracatlas"
+"""The model that ships with the package."""
+
+SHIPPED = {Path("fracatlas"): BUNDLED, Path("fracatlas") / INT8: BUNDLED / INT8}
+"""The bundles that ship, by the names that stand for them."""
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -279,12 +285,18 @@ def load(directory: Path = BUNDLED) -> Bundle:
     """
     directory = find(directory)
     path = directory / MANIFEST_NAME
-    manifest = _validated(path, _read_fields(path, (UNTUNED_VERSION, VERSION)))
+    manifest = _validated(path, _read_fields(path, VERSIONS))
     gate = decode_gate(_read_checked(directory / GATE_NAME, manifest.gate.sha256))
     if manifest.integers is None:
         weights = _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
         return Bundle(manifest, decode_weights(weights), gate)
-    weights = _read_checked(directory.absolute().parent / WEIGHTS_NAME, manifest.weights_sha256)
+    path = directory.resolve().parent / WEIGHTS_NAME
+    if not path.is_file():
+        raise BundleError(
+            f"{path} is not there: the weights of {manifest.model_id} are those of the bundle that "
+            f"it lies in; copy that of {manifest.integers.source}, with its folder {INT8}"
+        )
+    weights = _read_checked(path, manifest.weights_sha256)
     arrays = _read_checked(directory / INTEGERS_NAME, manifest.integers.sha256)
     return Bundle(manifest, decode_weights(weights), gate, decode_integers(arrays))
 
@@ -304,8 +316,9 @@ def read_without_gate(directory: Path) -> tuple[Manifest, bytes]:
     """
     directory = find(directory)
     path = directory / MANIFEST_NAME
-    fields = _read_fields(path, (UNGATED_VERSION, UNTUNED_VERSION, VERSION))
-    gateless = {"gate": asdict(UNFITTED), "scope": (), "version": VERSION}
+    fields = _read_fields(path, (UNGATED_VERSION, *VERSIONS))
+    version = max(fields["version"], VERSION)
+    gateless = {"gate": asdict(UNFITTED), "scope": (), "version": version}
     manifest = _validated(path, fields | gateless)
     check_float(manifest)
     return manifest, _read_checked(directory / WEIGHTS_NAME, manifest.weights_sha256)
@@ -317,8 +330,9 @@ def find(directory: Path) -> Path:
         return directory
     if (directory / "bundle").is_dir():
         return directory / "bundle"
-    shipped = BUNDLES / directory
-    return shipped if not directory.exists() and shipped.is_dir() else directory
+    if directory in SHIPPED and not Path(directory.parts[0]).exists():
+        return SHIPPED[directory]
+    return directory
 
 
 def _digest_of(fields: dict[str, Any]) -> str:
@@ -370,7 +384,7 @@ def _read_fields(path: Path, versions: tuple[int, ...]) -> dict[str, Any]:
         )
         raise BundleError(
             f"{path} is of format {name!r}, version {version!r}; this release reads "
-            f"{FORMAT!r}, versions {UNTUNED_VERSION} and {VERSION}{way_out}"
+            f"{FORMAT!r}, versions {', '.join(map(str, VERSIONS))}{way_out}"
         )
     sha256 = fields.pop("sha256", None)
     if version != UNGATED_VERSION and sha256 != _digest_of(fields):
@@ -386,6 +400,8 @@ def _validated(path: Path, fields: dict[str, Any]) -> Manifest:
         raise BundleError(f"{path} is damaged at {where}; copy the bundle again") from None
     except UsageError as error:
         raise BundleError(f"{path} is damaged ({error}); copy the bundle again") from None
+    if (manifest.version == INTEGERS_VERSION) != (manifest.integers is not None):
+        raise BundleError(f"{path} is damaged at integers; copy the bundle again")
     if HEADLINE not in manifest.figures:
         raise BundleError(f"{path} has no figure {HEADLINE}; copy the bundle again")
     return manifest

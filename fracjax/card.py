@@ -119,6 +119,11 @@ def numbers_in_words(manifest: "Manifest") -> str:
     )
 
 
+def _made(manifest: "Manifest") -> str:
+    facts = manifest.integers
+    return "" if facts is None else f" Integers sha256 `{facts.sha256}`, made {facts.created}."
+
+
 def _recipe(manifest: "Manifest") -> str:
     training = manifest.training
     if manifest.provenance.averaged:
@@ -134,6 +139,7 @@ def render_card(manifest: "Manifest") -> str:
     licences = "\n".join(f"- {licence}" for licence in provenance.licences)
     limits = "\n".join(f"- {item}" for item in FACTS[training.data.name].limits)
     gate = manifest.gate
+    used = "stored" if manifest.integers is None else "rounded to integers"
     rejects = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_reject.items())
     accepts = "\n".join(f"| {name} | {rate} |" for name, rate in gate.false_accept.items())
     return f"""# {manifest.model_id}
@@ -167,7 +173,7 @@ It is {in_words(manifest.calibration, None)}.{numbers_in_words(manifest)}
 ## Measured
 
 On {training.data.name}, {", ".join(training.data.valid)}: groups that were not trained on, of the
-same set, so expect less elsewhere. With the weights as stored; intervals are a bootstrap over
+same set, so expect less elsewhere. With the weights as {used}; intervals are a bootstrap over
 groups.
 
 | figure | value |
@@ -209,5 +215,5 @@ picture that is let through need not be a radiograph, let alone one that the mod
 
 {licences}
 
-Weights sha256 `{manifest.weights_sha256}`, made {manifest.created}.
+Weights sha256 `{manifest.weights_sha256}`, made {manifest.created}.{_made(manifest)}
 """

@@ -523,7 +523,7 @@ def export(
         Path | None, typer.Argument(help="A model bundle; by default the one that ships.")
     ] = None,
 ) -> None:
-    """Write a model as ONNX and as a jax.export artifact, for those who do not run fracjax."""
+    """Write a model as ONNX, and in float32 as a jax.export artifact, for other programs."""
     from fracjax import bundle as bundles
 
     loaded = bundles.load(bundle or bundles.BUNDLED)
@@ -535,7 +535,8 @@ def export(
     typer.echo(NOTICE)
     for reader, found in differences.items():
         typer.echo(f"{reader}: likelihoods of known radiographs differ by {found.likelihood:.1e}")
-    typer.echo(f"{out}: model.onnx, model.jax, gate.safetensors, and model.json, which says more")
+    written = ", ".join(sorted(path.name for path in out.iterdir()))
+    typer.echo(f"{out}: {written}; model.json says more")
 
 
 @app.command(cls=Command)
@@ -544,6 +545,7 @@ def quantize(
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Write a bundle's model in 8-bit integers, measured anew, into its folder int8."""
+    from fracjax import bundle as bundles
     from fracjax import live
 
     try:
@@ -552,7 +554,7 @@ def quantize(
         raise UsageError(f'{error.name} is not installed; pip install "fracjax[export]"') from None
     with live.training() as line:
         manifest = quantizing.quantize(bundle, data_dir=data_dir, stage=line.stage)
-    _print_made(manifest, bundle / "int8")
+    _print_made(manifest, bundles.find(bundle) / bundles.INT8)
     if manifest.integers is not None:
         typer.echo(f"likelihoods differ from those in float32 {manifest.integers.moved}")
 

@@ -144,6 +144,12 @@ def why_unfamiliar(distance: float, threshold: float) -> str:
     return "the picture is unlike those that the model learned from"
 
 
+def explained_by(manifest: Manifest, method: Method) -> str:
+    """Say below a heat map what made it, and what it is not."""
+    numbers = "" if manifest.integers is None else " in float32"
+    return f"{manifest.model_id}, {method.replace('_', ' ')}{numbers}: {heat.NO_MARKING}. {NOTICE}"
+
+
 def calibrated(manifest: Manifest, likelihood: float, prevalence: float | None) -> float:
     """Calibrate a study's raw likelihood, if the model is calibrated; else leave it."""
     if manifest.calibration is None:
@@ -270,13 +276,11 @@ class Scorer:
         likelihood = prediction.likelihood
         said = "no likelihood" if likelihood is None else f"likelihood {likelihood:.3f}"
         hot = self.explain(square[np.newaxis], method)[0]
-        numbers = "" if self.manifest.integers is None else " in float32"
         return heat.overlay(
             picture.display,
             heat.on_picture(hot, picture.display, preprocess),
             prediction.raw_likelihood if prediction.familiar else 0.0,
-            f"{self.manifest.target}: {said}. {self.manifest.model_id}, "
-            f"{method.replace('_', ' ')}{numbers}: {heat.NO_MARKING}. {NOTICE}",
+            f"{self.manifest.target}: {said}. {explained_by(self.manifest, method)}",
         )
 
     def _checked(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -63,6 +63,8 @@ class Facts:
         images: Training images that told the ranges.
         moved: How far likelihoods lie from those of ``source``.
         sha256: Digest of the file of the arrays.
+        software: Versions of what made and measured them.
+        created: The day.
     """
 
     source: str
@@ -70,6 +72,8 @@ class Facts:
     images: int
     moved: Moved
     sha256: str
+    software: dict[str, str]
+    created: str
 
 
 UNMEASURED = Moved(0.0, 0.0, 0.0, 0)

@@ -1,12 +1,14 @@
-"""The model of a bundle in 8-bit integers: other likelihoods, three times as fast on many CPUs.
+"""The model of a bundle in 8-bit integers: other likelihoods, and faster where a CPU has them.
 
 Nothing is trained. Images that the model learned from tell the range of what each convolution takes
 (:mod:`fracjax.integers`); then all that was measured of the model in float32 is measured anew.
 """
 
 import hashlib
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,13 +16,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from fracjax import bundle, data, evaluate, finish, forward
+from fracjax import bundle, data, evaluate, finish
 from fracjax.bundle import Bundle, Manifest
 from fracjax.card import render_card
 from fracjax.engine import DEFAULT_BATCH_SIZE, Scorer
+from fracjax.errors import BundleError, UsageError
 from fracjax.export.integers import RANGES, in_integers, watched
 from fracjax.export.network import PICTURES, RESULTS, onnx_of
 from fracjax.forward import probes
+from fracjax.forward.openvino import OpenVinoForward
 from fracjax.image import network_input
 from fracjax.integers import UNMEASURED, Facts, Integers, moved
 
@@ -32,7 +36,9 @@ QUANTILE = 0.95
 
 IN_FLOAT = 5
 """Convolutions that stay in float32, from the first: of a ResNet, what sees the picture and the
-first block. Rounding them costs as much as rounding all others (docs/performance.md)."""
+first block, which move the features most when they alone are rounded (docs/performance.md)."""
+
+_SOFTWARE = ("fracjax", "onnx", "onnxruntime", "openvino")
 
 
 def quantize(
@@ -44,7 +50,8 @@ def quantize(
 ) -> Manifest:
     """Write the bundle of a bundle's weights in 8-bit integers, into its folder ``int8``.
 
-    This takes three passes over the training images and four over the validation images.
+    This takes a look at some training images, three passes over all of them, and four over the
+    validation images.
 
     Args:
         source: A bundle in float32.
@@ -57,31 +64,44 @@ def quantize(
 
     Raises:
         BundleError: ``source`` is missing or damaged, or has such a folder already.
-        UsageError: ``source`` is one in 8-bit integers, or OpenVINO is not installed.
+        UsageError: ``source`` is one in 8-bit integers, or has too few convolutions.
         DataError: The data set is missing, or is not the one that the model was trained on.
         ExportError: OpenVINO and ONNX Runtime do not say the same.
     """
     directory = bundle.find(source) / bundle.INT8
-    bundle.check_free(directory)
+    if directory.exists():
+        raise BundleError(f"{directory} exists already; to make it anew, remove it first")
     exact = bundle.load(source)
     bundle.check_float(exact.manifest)
     learned, tuned_on = finish.training_images(exact.manifest, data_dir)
     valid = finish.validation_images(exact.manifest, data_dir)
     arrays = _integers(exact, learned, stage)
     encoded = bundle.encode_integers(arrays)
+    convolutions = int(np.isfinite(arrays.ranges[:, 0]).sum())
+    if convolutions == 0:
+        raise UsageError(
+            f"{exact.manifest.model_id} has {len(arrays.ranges)} convolutions, and the first "
+            f"{IN_FLOAT} stay in float32; give a larger network"
+        )
+    sha256 = hashlib.sha256(encoded).hexdigest()
     facts = Facts(
         source=exact.manifest.model_id,
-        convolutions=int(np.isfinite(arrays.ranges[:, 0]).sum()),
+        convolutions=convolutions,
         images=min(IMAGES, len(learned)),
         moved=UNMEASURED,
-        sha256=hashlib.sha256(encoded).hexdigest(),
+        sha256=sha256,
+        software={name: importlib.metadata.version(name) for name in _SOFTWARE},
+        created=datetime.now(UTC).date().isoformat(),
     )
     # With the gate of the other model, until its own is fitted.
     manifest = replace(
-        exact.manifest, model_id=f"{exact.manifest.model_id}-{bundle.INT8}", integers=facts
+        exact.manifest,
+        version=bundle.INTEGERS_VERSION,
+        model_id=f"{exact.manifest.model_id}-{bundle.INT8}-{sha256[:8]}",
+        integers=facts,
     )
     quantised = Bundle(manifest, exact.variables, exact.gate, arrays)
-    network = forward.create(quantised, DEFAULT_BATCH_SIZE, "openvino")
+    network = OpenVinoForward(quantised, DEFAULT_BATCH_SIZE)
     fitted, gate_facts, _ = finish.fitted_gate(manifest, network, learned, stage)
     manifest = replace(manifest, gate=gate_facts)
     scorer = Scorer(replace(quantised, manifest=manifest, gate=fitted), engine="openvino")
@@ -96,7 +116,6 @@ def quantize(
         gate=gate_facts,
         figures=evaluate.figures(valid.facts, scores, manifest.training.data.labels),
         integers=replace(facts, moved=moved(scores.likelihoods, before.likelihoods)),
-        software=manifest.software | {"onnxruntime": onnxruntime.__version__},
         **finish.tune(scorer, tuned_on, stage),
     )
     bundle.write(directory, manifest, encoded, bundle.encode_gate(fitted), render_card(manifest))

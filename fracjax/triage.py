@@ -179,7 +179,8 @@ def check_model(triage: Triage, manifest: "Manifest") -> None:
         UsageError: They are of another one.
     """
     way_out = "label a worklist of this model, and run 'fracjax calibrate-site' on it"
-    if triage.weights_sha256 != manifest.weights_sha256:
+    wanted = manifest.model_id, manifest.weights_sha256
+    if (triage.model_id, triage.weights_sha256) != wanted:
         raise UsageError(
             f"the bands are of {triage.model_id}, and the likelihoods of {manifest.model_id}; "
             f"{way_out}"

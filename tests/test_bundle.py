@@ -238,13 +238,19 @@ def test_a_manifest_that_is_not_text(copy):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"format": "other"}, {"version": 4}, {"version": "3"}, {"version": None}], ids=str
+    "fields", [{"format": "other"}, {"version": 5}, {"version": "3"}, {"version": None}], ids=str
 )
 def test_another_format_or_version(fields, copy):
     edit(copy, **fields)
     message = refusal(copy)
     assert repr(next(iter(fields.values()))) in message
-    assert "versions 2 and 3" in message
+    assert "versions 2, 3, 4" in message
+
+
+def test_a_version_of_integers_without_them_is_damage(copy):
+    fields = json.loads((copy / MANIFEST).read_text())
+    rewrite(copy, fields | {"version": 4})
+    assert "damaged at integers" in refusal(copy)
 
 
 def test_a_version_that_was_not_tuned_is_read_as_such(copy):

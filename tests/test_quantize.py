@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -12,7 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import fracjax
-from fracjax import average, bundle, evaluate, finish, forward, metrics, quantize
+from fracjax import (
+    average,
+    bundle,
+    checklists,
+    dataset_facts,
+    evaluate,
+    finish,
+    forward,
+    metrics,
+    quantize,
+    triage,
+)
 from fracjax.card import render_card
 from fracjax.cli import app
 from fracjax.engine import Scorer
@@ -80,7 +92,7 @@ def test_it_scores_what_it_says_of_itself(source, made, valid):
 
 def test_its_manifest_is_its_own_where_it_must_be(source, made):
     manifest, exact = bundle.load(made).manifest, bundle.load(source).manifest
-    assert manifest.model_id == f"{exact.model_id}-int8"
+    assert manifest.model_id == f"{exact.model_id}-int8-{manifest.integers.sha256[:8]}"
     assert manifest.gate.sha256 != exact.gate.sha256
     kept = ("target", "scope", "model", "preprocess", "weights_sha256", "training", "provenance")
     for name in kept:
@@ -91,9 +103,10 @@ def test_its_manifest_is_its_own_where_it_must_be(source, made):
 
 
 def test_the_command_says_what_it_cost(source, data_dir, tmp_path, capsys):
-    shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("int8"))
+    shutil.copytree(source, tmp_path / "copy/bundle", ignore=shutil.ignore_patterns("int8"))
     app(["quantize", str(tmp_path / "copy"), "--data-dir", str(data_dir)], standalone_mode=False)
     said = capsys.readouterr().out
+    assert f"{tmp_path / 'copy/bundle/int8'}: " in said
     assert "likelihoods differ from those in float32 by" in said
     assert "auroc_study: " in said
     assert "Research use only" in said
@@ -147,7 +160,7 @@ def test_other_validation_images_are_refused(source, data_dir, tmp_path, monkeyp
 
 def test_its_weights_lie_one_folder_up(source, made, tmp_path):
     shutil.copytree(made, tmp_path / "alone/int8")
-    with pytest.raises(BundleError, match=r"alone/weights\.safetensors cannot be read"):
+    with pytest.raises(BundleError, match=r"alone/weights\.safetensors is not there.*with its"):
         bundle.load(tmp_path / "alone/int8")
     other = bundle.load(source).variables
     weights = bundle.encode_weights({name: value + 1 for name, value in other.items()})
@@ -175,12 +188,20 @@ def test_an_engine_that_says_something_else_is_not_believed(made):
     loaded = bundle.load(made)
     answers = loaded.integers.likelihoods + 0.03
     wrong = replace(loaded, integers=loaded.integers._replace(likelihoods=answers))
-    with pytest.raises(ExportError, match=r"0\.02 is allowed"):
+    with pytest.raises(ExportError, match=r"0\.02 is allowed.*give the bundle in float32"):
         Scorer(wrong, engine="openvino")
+    features = loaded.integers.features + 0.04 * loaded.integers.features.max()
+    wrong = replace(loaded, integers=loaded.integers._replace(features=features))
+    with pytest.raises(ExportError, match=r"0\.03 is allowed"):
+        Scorer(wrong, engine="openvino")
+    fewer = loaded.integers._replace(likelihoods=answers[1:])
+    with pytest.raises(BundleError, match="other radiographs were known; quantise it anew"):
+        Scorer(replace(loaded, integers=fewer), engine="openvino")
 
 
-def test_it_is_written_as_onnx_alone_that_another_program_reads(made, tmp_path, valid):
+def test_it_is_written_as_onnx_alone_that_another_program_reads(made, tmp_path, capsys):
     app(["export", str(made), "--out", str(tmp_path / "out")], standalone_mode=False)
+    assert "out: CARD.md, gate.safetensors, model.json, model.onnx;" in capsys.readouterr().out
     assert not (tmp_path / "out/model.jax").exists()
     scorer = fracjax.load(made)
     inputs = probes.pictures(scorer.manifest.preprocess)
@@ -207,6 +228,8 @@ def test_a_name_stands_for_a_bundle_that_ships(tmp_path, monkeypatch, tiny_bundl
     assert bundle.find(Path("fracatlas/int8")) == bundle.BUNDLED / "int8"
     assert fracjax.load("fracatlas").manifest == fracjax.load().manifest
     shutil.copytree(tiny_bundle, tmp_path / "fracatlas")
+    with pytest.raises(BundleError, match="fracatlas/int8"):  # of that one, not of the other
+        bundle.load(Path("fracatlas/int8"))
     assert bundle.load(Path("fracatlas")).manifest.model_id.startswith("tiny-")
     with pytest.raises(BundleError, match="no_such/bundle"):
         bundle.load(Path("no_such"))
@@ -228,7 +251,7 @@ def test_the_one_that_ships_ranks_the_sample_nearly_as_the_other(tmp_path):
     assert one["study_key"].equals(other["study_key"])
     apart = (one["raw_likelihood"] - other["raw_likelihood"]).abs()
     assert 0 < apart.max() < 0.05
-    assert other["model_id"].unique().to_list() == ["fracatlas_resnet50-62c90d5e2832-int8"]
+    assert other["model_id"].unique().to_list() == [fracjax.load(name).manifest.model_id]
 
 
 def test_the_one_that_ships_is_as_good_as_it_was_allowed_to_be():
@@ -238,3 +261,26 @@ def test_the_one_that_ships_is_as_good_as_it_was_allowed_to_be():
     assert integers.measured_on == exact.measured_on
     card = (bundle.BUNDLED / "int8" / bundle.CARD_NAME).read_text()
     assert card == render_card(integers)
+
+
+def test_an_evaluation_of_the_one_is_none_of_the_other():
+    exact, integers = (bundle.load(Path(name)).manifest for name in NAMES)
+    facts = dataset_facts.FACTS["frac_atlas"]
+    for one, other in ((exact, integers), (integers, exact)):
+        evaluation = SimpleNamespace(model_id=one.model_id, weights_sha256=one.weights_sha256)
+        with pytest.raises(UsageError, match="evaluate this bundle"):
+            checklists.render(checklists.Subject(other, evaluation, facts))
+        bands = SimpleNamespace(
+            model_id=one.model_id,
+            weights_sha256=one.weights_sha256,
+            gate_sha256=one.gate.sha256,
+        )
+        with pytest.raises(UsageError, match="the bands are of"):
+            triage.check_model(bands, other)
+
+
+def test_a_network_of_few_convolutions_has_none_to_spare(source, data_dir, tmp_path, monkeypatch):
+    shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("int8"))
+    monkeypatch.setattr(quantize, "IN_FLOAT", 99)
+    with pytest.raises(UsageError, match="the first 99 stay in float32; give a larger network"):
+        quantize.quantize(tmp_path / "copy", data_dir=data_dir)

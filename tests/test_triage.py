@@ -176,10 +176,15 @@ def test_where_some_patients_have_many_hard_studies_the_promise_is_of_one_of_eac
 
 def test_bands_are_of_one_model_and_one_gate(tiny_bundle):
     manifest = bundle.load(tiny_bundle).manifest
-    of_it = {"weights_sha256": manifest.weights_sha256, "gate_sha256": manifest.gate.sha256}
+    of_it = {
+        "model_id": manifest.model_id,
+        "weights_sha256": manifest.weights_sha256,
+        "gate_sha256": manifest.gate.sha256,
+    }
     bands = triage_fitting.fit(draw(0, 100, 100), Claim(), **(MODEL | of_it))
     triage.check_model(bands, manifest)
     for name, said in (
+        ("model_id", "the bands are of 0, and the likelihoods of tiny"),
         ("weights_sha256", "the bands are of tiny"),
         ("gate_sha256", "another gate"),
     ):

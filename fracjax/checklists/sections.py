@@ -1,6 +1,6 @@
 """What is said of a model under each heading, and which items of the guidelines that answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from fracjax.bundle import Manifest
@@ -139,22 +139,28 @@ def _model(subject: Subject) -> str:
     )
     weights = manifest.provenance.initial_weights
     initial = f"weights of sha256 {weights}" if weights else "random values"
+    but_weights = "" if manifest.integers is None else "but the weights, which lie one folder up, "
     return (
         f"{model}. Input: {manifest.preprocess.image_size} x {manifest.preprocess.image_size} "
         "pixels, three equal channels. Output: one logit, of which the sigmoid is the raw "
         f"likelihood.{numbers_in_words(manifest)} It began with {initial} and a random head. "
         "Weights as stored: sha256 "
-        f"`{manifest.weights_sha256}`; the bundle holds all that a prediction needs "
+        f"`{manifest.weights_sha256}`; the bundle holds all {but_weights}that a prediction needs "
         "(docs/bundle.md)."
     )
 
 
+def _versions(software: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in software.items())
+
+
 def _software(subject: Subject) -> str:
     trained, evaluated = (
-        ", ".join(f"{name} {version}" for name, version in versions.items())
-        for versions in (subject.manifest.software, subject.evaluation.software)
+        _versions(each) for each in (subject.manifest.software, subject.evaluation.software)
     )
-    return f"Training: {trained}. Evaluation: {evaluated}. The code is open."
+    integers = subject.manifest.integers
+    quantised = "" if integers is None else f" Integers: {_versions(integers.software)}."
+    return f"Training: {trained}.{quantised} Evaluation: {evaluated}. The code is open."
 
 
 def _training(subject: Subject) -> str:
@@ -222,6 +228,8 @@ def _robustness(subject: Subject) -> str:
 def _explanation(subject: Subject) -> str:
     located = subject.evaluation.located
     methods = "Grad-CAM and integrated gradients."
+    if subject.manifest.integers is not None:
+        methods = "Grad-CAM and integrated gradients, of the same weights in float32."
     if located is None:
         return f"{methods} These cases mark no findings, so the maps were not scored."
     return f"{methods}\n\n{_listed(located_lines(located))}"

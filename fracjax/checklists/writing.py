@@ -18,7 +18,8 @@ def render(subject: Subject) -> str:
             or an item has nothing to say, with which.
     """
     manifest, evaluation = subject.manifest, subject.evaluation
-    if evaluation.weights_sha256 != manifest.weights_sha256:
+    wanted = manifest.model_id, manifest.weights_sha256
+    if (evaluation.model_id, evaluation.weights_sha256) != wanted:
         raise UsageError(
             f"the evaluation is of {evaluation.model_id}, the bundle is {manifest.model_id}; "
             "evaluate this bundle"

@@ -99,7 +99,7 @@ class _Writer:
         strides = next(each for each in convolution.attribute if each.name == "strides")
         if _is_pointwise(self._constants[kernel]) and set(strides.ints) != {1}:
             # OpenVINO takes such strides before the integers are made, and then makes none.
-            pooled = f"{source}_strided"
+            pooled = "_".join([source, "strided", *map(str, strides.ints)])
             node = helper.make_node(
                 "MaxPool", [taken], [pooled], kernel_shape=[1, 1], strides=list(strides.ints)
             )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fracjax import step
 from fracjax.bundle import Bundle, check_float
+from fracjax.errors import BundleError
 from fracjax.export.integers import in_integers
 from fracjax.export.onnx_graph import to_onnx
 from fracjax.forward.probes import Answers
@@ -33,9 +34,15 @@ def reference(bundle: Bundle, pictures: NDArray[np.float32]) -> Answers:
     integers it was found when it was made.
 
     Raises:
-        BundleError: The bundle's variables are not those of its network.
+        BundleError: The bundle's variables are not those of its network, or it was made when other
+            radiographs were known.
     """
     if bundle.integers is not None:
+        if len(bundle.integers.likelihoods) != len(pictures):
+            raise BundleError(
+                f"{bundle.manifest.model_id} was made when other radiographs were known; quantise "
+                "it anew with this release"
+            )
         return bundle.integers.likelihoods, bundle.integers.features
     network = fitting_network(bundle)
     with jax.default_matmul_precision("highest"):

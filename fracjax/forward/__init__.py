@@ -88,15 +88,15 @@ def create(bundle: Bundle, batch_size: int, engine: EngineName, cores: int = 0) 
     if engine not in get_args(EngineName):
         raise UsageError(f"there is no engine {engine!r}; give {', '.join(get_args(EngineName))}")
     has_openvino = _is_installed("openvino") and _is_installed("onnx")
-    if engine == "openvino" and not has_openvino:
-        raise UsageError('OpenVINO is not installed; pip install "fracjax[cpu]", or use xla')
-    if bundle.manifest.integers is not None and (engine == "xla" or not has_openvino):
+    in_integers = bundle.manifest.integers is not None
+    if in_integers and (engine == "xla" or not has_openvino):
         raise UsageError(
             f"{bundle.manifest.model_id} multiplies 8-bit integers, which OpenVINO does; "
             'pip install "fracjax[cpu]" and --engine openvino, or give the bundle that it lies in'
         )
+    if engine == "openvino" and not has_openvino:
+        raise UsageError('OpenVINO is not installed; pip install "fracjax[cpu]", or use xla')
     if engine == "auto":
-        in_integers = bundle.manifest.integers is not None
         engine = "openvino" if in_integers or (has_openvino and _is_cpu_all()) else "xla"
     if engine == "openvino":
         from fracjax.forward.openvino import OpenVinoForward

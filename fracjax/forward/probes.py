@@ -66,11 +66,12 @@ def check(given: Answers, wanted: Answers, who: str, allowed: Bounds = ALLOWED) 
     largest = np.abs(wanted[1]).max(axis=1, keepdims=True)
     found = Bounds(float(likelihood.max()), float((features / largest).max()))
     # Written so that a NaN is refused.
+    way_out = "--engine xla" if allowed == ALLOWED else "the bundle in float32 that it lies in"
     if not (found.likelihood <= allowed.likelihood and found.features <= allowed.features):
         raise ExportError(
             f"{who} does not say of {len(largest)} known radiographs what it should: likelihoods "
             f"differ by up to {found.likelihood:.2g} ({allowed.likelihood:g} is allowed), features "
             f"by {found.features:.2g} of the largest ({allowed.features:g} is allowed); give "
-            "--engine xla and a bundle in float32, and report it"
+            f"{way_out}, and report it"
         )
     return found

@@ -30,7 +30,7 @@ from fracjax.privacy import forbid_core_dumps
 from fracjax_jobs.account import Account, Record
 from fracjax_jobs.claims import difference, software
 from fracjax_jobs.pool import Limits, Readers
-from fracjax_jobs.read import is_as_found
+from fracjax_jobs.read import can_be_read
 from fracjax_jobs.scoring import Done, score_all
 from fracjax_jobs.state import Task
 
@@ -130,8 +130,8 @@ def score_on_nodes(
                 return
             yield from pieces.done(SECONDS_BETWEEN_CHECKS)
             interrupt.check()
-    except SystemExit:
-        yield from pieces.done(0)
+    except (SystemExit, JobError):
+        yield from pieces.finished()
         raise
     finally:
         pieces.cancel()
@@ -219,11 +219,7 @@ class _Pieces:
     def done(self, seconds: float) -> Iterator[list[Done]]:
         """Give what is done, or will be soon."""
         with _speaking_plainly():
-            ready, _ = ray.wait(
-                list(self.under_way),
-                num_returns=1 if seconds else len(self.under_way),
-                timeout=seconds,
-            )
+            ready, _ = ray.wait(list(self.under_way), timeout=seconds)
         for reference in ready:
             piece = self.under_way.pop(reference)
             try:
@@ -244,6 +240,17 @@ class _Pieces:
                 continue
             self._has_finished = True
             yield found
+
+    def finished(self) -> Iterator[list[Done]]:
+        """Give what is done by now, where the run ends whatever becomes of the rest."""
+        for reference, piece in self.under_way.items():
+            with suppress(ray.exceptions.RayError):
+                ready, _ = ray.wait([reference], timeout=0)
+                if ready:
+                    _, records = ray.get(reference)
+                    found = list(zip(piece.tasks, records, strict=True))
+                    if not any(starmap(_is_seen_otherwise, found)):
+                        yield found
 
     def _again(self, piece: _Piece, error: Exception) -> Iterator[list[Done]]:
         """Begin a piece again; of one that took its process down, each half by itself."""
@@ -296,7 +303,7 @@ def _in_one_line(error: ray.exceptions.RayTaskError) -> JobError:
 def _is_seen_otherwise(task: Task, records: list[Record]) -> bool:
     """Tell whether a node could not read what this machine can."""
     unread = any(record.account.reason == Reason.UNREADABLE for record in records)
-    return unread and task.entry.obstacle is None and is_as_found(task.entry)
+    return unread and task.entry.obstacle is None and can_be_read(task.entry)
 
 
 def _not_seeing(node: str) -> JobError:

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fracjax import files, heat
-from fracjax.engine import Scorer
+from fracjax.engine import Scorer, explained_by
 from fracjax.errors import UsageError
 from fracjax.image import ReadPolicy
-from fracjax.notice import NOTICE
 from fracjax_jobs.pool import Limits, read_all
 from fracjax_jobs.read import Reading
 from fracjax_jobs.tables import PRIVATE
@@ -122,7 +121,7 @@ def _picture(scorer: Scorer, reading: Reading, row: Mapping[str, Any]) -> NDArra
     hot = heat.on_picture(scorer.explain(reading.input[None])[0], display, preprocess)
     caption = (
         f"rank {row['rank']}, {row['target']}: likelihood of the study {row['likelihood']:.3f}. "
-        f"{scorer.manifest.model_id}, grad cam: {heat.NO_MARKING}. {NOTICE}"
+        f"{explained_by(scorer.manifest, 'grad_cam')}"
     )
     grey = np.asarray(display / np.float32(255), np.float32)
     return heat.overlay(grey, hot, row["image_raw_likelihoods"][0], caption)

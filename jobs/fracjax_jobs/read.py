@@ -37,8 +37,6 @@ MAX_FILE_BYTES = 2**30
 
 THUMBNAIL_SIDE = 16
 
-_PIECE_BYTES = 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -157,15 +155,18 @@ def fetch_ahead(entry: Entry) -> bytes | None:
         return None
 
 
-def is_as_found(entry: Entry) -> bool:
-    """Tell whether the file of an entry can be read here, and is as when it was found."""
+def can_be_read(entry: Entry) -> bool:
+    """Tell whether an entry, of a file that is as when it was found, can be read here."""
     try:
         with open_regular(entry.path) as file:
-            while file.read(_PIECE_BYTES):
-                pass
-            return _stamp(file) == (entry.size, entry.mtime_ns)
+            if _stamp(file) != (entry.size, entry.mtime_ns):
+                return False
+        fetch(entry)
     except OSError:
         return False
+    except Rejected as rejected:  # what is no image, or is damaged, could be read
+        return rejected.reason != Reason.UNREADABLE
+    return True
 
 
 def _and_the_rest(
@@ -293,6 +294,8 @@ def _read_member(entry: Entry, take: _Take) -> bytes:
         for place in inner:
             archive = _open_inner(archive, place)
         member = archive.infolist()[index]
+        if member.header_offset < 0:  # where bytes of the archive are missing
+            raise zipfile.BadZipFile
         with archive.open(member) as file:
             return take(file, member.file_size, is_bomb(member))
     except NotImplementedError:

@@ -282,6 +282,17 @@ def test_what_no_file_is_to_blame_for_ends_the_run_after_so_many_tries(
     assert begun.count([0]) == tries + ray_cluster.RETRIES
 
 
+def test_what_is_done_when_a_run_ends_is_given_whatever_failed(monkeypatch):
+    def does(number):
+        return NodeDiedError("gone") if number == 1 else SCORED_RECORD
+
+    monkeypatch.setattr(ray_cluster, "ray", ScriptedRay(does))
+    pieces = ray_cluster._Pieces("run", "setup", ray_cluster._Share.of_nodes(0, uses_gpu=False))
+    for number in range(3):
+        pieces.begin([Task(number, Entry(Path("/nowhere"), (), "x"))])
+    assert [task.number for some in pieces.finished() for task, _ in some] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("cause", "said"),
     [
@@ -343,6 +354,7 @@ def test_a_file_that_a_node_alone_cannot_read_ends_the_run(tmp_path, monkeypatch
 
 def broken(path):
     """Open a file on a disc with a bad sector."""
-    file = MagicMock()
-    file.__enter__.return_value.read.side_effect = OSError(errno.EIO, "Input/output error")
+    file = MagicMock(wraps=path.open("rb"))
+    file.__enter__.return_value = file
+    file.read.side_effect = OSError(errno.EIO, "Input/output error")
     return file

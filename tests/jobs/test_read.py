@@ -137,6 +137,15 @@ def test_a_damaged_member_is_corrupt_however_it_is_compressed(tmp_path):
         assert outcomes_of(entry)[0].reason is Reason.CORRUPT, name
 
 
+def test_members_of_an_archive_that_lacks_bytes_are_corrupt_or_read(tmp_path):
+    """Their places are counted from its end, and the first lie before its beginning."""
+    whole = archive(*((f"IM{n}", dicom(1)) for n in range(3)), compression=zipfile.ZIP_STORED)
+    put(tmp_path, "x.zip", whole[:200] + whole[400:])
+    found = {name: outcomes_of(entry)[0] for name, entry in listed(tmp_path).items()}
+    assert found["x.zip/IM0"].reason is Reason.CORRUPT
+    assert not isinstance(found["x.zip/IM2"], Rejected)
+
+
 # Files that change or vanish
 
 
