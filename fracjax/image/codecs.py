@@ -33,7 +33,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fracjax.image import lossless_jpeg, quality
+from fracjax.image import jpeg_2000, lossless_jpeg, quality
 from fracjax.image.picture import Reason, Rejected
 
 PLUGIN = "fracjax"
@@ -44,8 +44,6 @@ LIBRARY = "imagecodecs"
 
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, and EOC of JPEG 2000
-_J2K_START = b"\xff\x4f\xff\x51"  # SOC, and SIZ right after it (ISO/IEC 15444-1 A.5.1)
-_MOST_BIT_PLANES = 30  # of a subband in HTJ2K
 _RLE_MAX_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 
 
@@ -211,9 +209,7 @@ def check_frame(frame: bytes, syntax: str, shape: tuple[int, int, int], bits: in
         raise Rejected(Reason.CORRUPT, "the codestream and the header differ in the picture's size")
     if stream.precision > bits:
         raise Rejected(Reason.CORRUPT, "the codestream's samples do not fit BitsAllocated")
-    if _DECODE[UID(syntax)] is _htj2k and not (
-        _tiles_are_sound(frame) and _quantization_is_sound(frame)
-    ):
+    if _DECODE[UID(syntax)] is _htj2k and not jpeg_2000.is_sound(frame):
         raise Rejected(Reason.CORRUPT, "the codestream's tiles or quantization make no sense")
     if not stream.complete:
         # JPEG decoders fill in what is missing without a word.
@@ -304,52 +300,6 @@ def _jpeg_header(frame: bytes) -> tuple[int, int, int, int]:
 
 def _jpeg_2000_header(frame: bytes) -> tuple[int, int, int, int]:
     """Height, width, components and precision from the SIZ segment (ISO/IEC 15444-1 A.5.1)."""
-    start = frame.find(_J2K_START)  # not at 0 where the codestream lies in a JP2 file
-    if start < 0:
-        raise ValueError("not a JPEG 2000 codestream")
-    siz = frame[start + 6 :]  # after SOC, SIZ and the segment's length
-    x_size, y_size, x_offset, y_offset = (
-        int.from_bytes(siz[at : at + 4], "big") for at in (2, 6, 10, 14)
-    )
-    components = int.from_bytes(siz[34:36], "big")
-    return y_size - y_offset, x_size - x_offset, components, (siz[36] & 0x7F) + 1
-
-
-def _tiles_are_sound(frame: bytes) -> bool:
-    """Check what crashes OpenJPH: tiles of no size, or beside the picture (A.5.1, B.3)."""
-    siz = frame[frame.find(_J2K_START) + 6 :]
-    x_size, y_size, x, y, width, height, tile_x, tile_y = (
-        int.from_bytes(siz[start : start + 4], "big") for start in range(2, 34, 4)
-    )
-    components = int.from_bytes(siz[34:36], "big")
-    subsampling = [siz[36 + 3 * index + at] for index in range(components) for at in (1, 2)]
-    if 0 in (width, height, *subsampling) or tile_x > x or tile_y > y:
-        return False
-    return x < tile_x + width and y < tile_y + height and x < x_size and y < y_size
-
-
-def _quantization_is_sound(frame: bytes) -> bool:
-    """Check what crashes OpenJPH: the subbands' quantization (ISO/IEC 15444-1 A.6.4, E.1)."""
-    at = frame.find(_J2K_START) + 2
-    levels = 0
-    quantizations = []
-    while frame[at : at + 2] != b"\xff\x90":  # SOT, the first tile
-        if frame[at] != 0xFF:
-            return False
-        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-        match frame[at + 1]:
-            case 0x52:  # COD
-                levels = frame[at + 9]
-            case 0x5C:  # QCD
-                quantizations.append(frame[at + 4 : end])
-            case 0x5D:  # QCC, which begins with the index of its component
-                quantizations.append(frame[at + 5 : end])
-        at = end
-    for style, *steps in quantizations:
-        subbands = 1 if style & 31 == 1 else 3 * levels + 1
-        size = 1 if style & 31 == 0 else 2
-        if len(steps) != size * subbands:
-            return False
-        if (style >> 5) + (max(steps[::size]) >> 3) - 1 > _MOST_BIT_PLANES:
-            return False
-    return True
+    size = jpeg_2000.size(frame)
+    width, height = (end - start for start, end in zip(size.start, size.end, strict=True))
+    return height, width, len(size.components), size.components[0].precision

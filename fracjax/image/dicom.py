@@ -25,7 +25,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from fracjax.image import codecs, grayscale, header, presentation, reduced
+from fracjax.image import codecs, grayscale, header, jpeg_2000, presentation, reduced
 from fracjax.image.parse import MAX_BYTES, looks_like_dicom, parse, pydicom_silenced
 from fracjax.image.picture import (
     MAX_PIXELS,
@@ -350,13 +350,14 @@ def _levels_to_spare(dataset: Dataset, frame: bytes, least_side: int) -> int:
         return 0
     bits = header.required_integer(dataset, "BitsStored")
     is_signed = header.integer(dataset, "PixelRepresentation") == 1
-    precision = codecs.codestream(frame, syntax).precision
-    if not bits <= precision <= 16 or _high_bit(dataset) != bits - 1:
+    component, *_ = jpeg_2000.size(frame).components
+    if not bits <= component.precision <= 16 or _high_bit(dataset) != bits - 1:
         return 0
-    if precision > bits and any(tag.group in _OVERLAYS for tag in dataset.keys()):  # noqa: SIM118
+    if component.precision > bits and any(tag.group in _OVERLAYS for tag in dataset.keys()):  # noqa: SIM118
         return 0  # their planes may lie in the bits above
-    count = reduced.halvings(frame, syntax, (rows, columns), least_side)
-    return count if count and reduced.is_signed(frame) == is_signed else 0
+    if component.signed != is_signed:
+        return 0
+    return reduced.halvings(frame, syntax, (rows, columns), least_side)
 
 
 def _samples(opened: _Opened, index: int, frame: bytes | None, levels: int) -> NDArray[Any]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 from pydicom.uid import JPEG2000, JPEG2000Lossless
 
+from fracjax.image import jpeg_2000
+
 LIBRARY = "pillow"
 """The library that decodes them; it stops where the smaller picture is done."""
 
@@ -23,11 +25,6 @@ block of JPEG holds is needed whole, to find damage in it (docs/performance.md).
 OVERSHOOT = 0.5
 """Part of the range of grey levels by which a smaller picture may leave it: white letters of a real
 radiograph go beyond it by 0.13 in the half, 0.27 in the quarter and 0.34 in the eighth."""
-
-_START = b"\xff\x4f\xff\x51"  # SOC, and SIZ right after it (A.5.1); not so in a JP2 file
-_START_OF_TILE = 0x90
-_CODING_STYLE = 0x52
-_OF_A_COMPONENT = 0x53
 
 
 def halvings(frame: bytes, syntax: str, sides: tuple[int, int], least: int) -> int:
@@ -42,23 +39,21 @@ def halvings(frame: bytes, syntax: str, sides: tuple[int, int], least: int) -> i
     Returns:
         How many levels may be left out; 0 where none is, or where the pixels of a smaller picture
         would not lie as :func:`spread` takes them.
+
+    Raises:
+        ValueError: The header makes no sense.
     """
-    if syntax not in SYNTAXES or not frame.startswith(_START):
+    if syntax not in SYNTAXES or not frame.startswith(jpeg_2000.START):
         return 0
-    offsets, subsampling = frame[16:24] + frame[32:40], frame[43:45]  # in SIZ
-    if any(offsets) or subsampling != b"\1\1":
+    size = jpeg_2000.size(frame)
+    if any(size.start + size.first_tile) or size.components[0].subsampling != (1, 1):
         return 0
     count = 0
-    for _ in range(_levels(frame)):
+    for _ in range(jpeg_2000.levels(frame)):
         if -(-max(sides) >> (count + 1)) < least:
             break
         count += 1
     return count
-
-
-def is_signed(frame: bytes) -> bool:
-    """Tell whether the samples of a bare codestream's first component are signed (A.5.1)."""
-    return bool(frame[42] & 0x80)
 
 
 def decode(frame: bytes, shape: tuple[int, int], precision: int, levels: int) -> NDArray[Any]:
@@ -82,7 +77,7 @@ def decode(frame: bytes, shape: tuple[int, int], precision: int, levels: int) ->
     with _Smaller(frame, (width, height), "L" if bits == 8 else "I;16", levels) as image:
         filled = np.asarray(image)
     samples = (filled >> (bits - precision)).astype(f"u{bits // 8}")  # from the container's top
-    if not is_signed(frame):
+    if not jpeg_2000.size(frame).components[0].signed:
         return samples
     return (samples.astype(np.int32) - (1 << (precision - 1))).astype(f"i{bits // 8}")
 
@@ -144,15 +139,3 @@ class _Smaller(ImageFile.ImageFile):
         every_layer, no_file = 0, -1
         settings = ("j2k", levels, every_layer, no_file, length)
         self.tile = [ImageFile._Tile("jpeg2k", (0, 0, *self._size), 0, settings)]
-
-
-def _levels(frame: bytes) -> int:
-    """How many levels the main header announces (A.6.1); 0 where components have their own."""
-    at, levels = 2, 0
-    while at + 4 <= len(frame) and frame[at + 1] != _START_OF_TILE:
-        if frame[at + 1] == _OF_A_COMPONENT:
-            return 0
-        if frame[at + 1] == _CODING_STYLE:
-            levels = frame[at + 9]
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return levels

@@ -1,6 +1,8 @@
 """Damaged streams that decode without an error, and sound pictures that are left alone."""
 
 import os
+from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     HTJ2K,
     HTJ2KLossless,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -24,7 +27,16 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fracjax.image import Reason, Rejected, codecs, lossless_jpeg, quality, read_dicom, read_raster
+from fracjax.image import (
+    Reason,
+    Rejected,
+    codecs,
+    jpeg_2000,
+    lossless_jpeg,
+    quality,
+    read_dicom,
+    read_raster,
+)
 
 SHARED = os.environ.get("FRACJAX_SHARED")
 needs_shared = pytest.mark.skipif(not SHARED, reason="FRACJAX_SHARED names no folder")
@@ -263,3 +275,28 @@ def test_what_crashes_the_decoder_never_reaches_it(monkeypatch, syntax, marker, 
     assert reason_of(data) == Reason.CORRUPT
     with pytest.raises(Rejected, match="tiles or quantization"):
         codecs.check_frame(bytes(frame), syntax, (*stored.shape, 1), 8)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless])
+@given(
+    damage=st.dictionaries(st.integers(0, 99), st.integers(0, 255), max_size=4),
+    end=st.integers(0, 2000),
+)
+def test_a_damaged_header_of_jpeg_2000_is_told_of_and_nothing_else(syntax, damage, end):
+    frame = bytearray(small_codestream(syntax))
+    for at, value in damage.items():
+        frame[at] = value
+    try:
+        codecs.check_frame(bytes(frame[:end]), syntax, (64, 64, 1), 8)
+    except Rejected as rejected:
+        assert rejected.reason in (Reason.CORRUPT, Reason.TRUNCATED)
+    except ValueError as error:
+        assert "\n" not in str(error)
+    with suppress(ValueError):
+        assert 0 <= jpeg_2000.levels(bytes(frame[:end])) <= 255
+
+
+@cache
+def small_codestream(syntax):
+    """A picture of 64 x 64 pixels in 8 bits."""
+    return codestream(film(8)[:64, :64], 8, syntax)
