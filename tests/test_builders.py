@@ -486,7 +486,7 @@ def test_grazpedwri_dx_odd_table(change, words, tmp_path):
 def test_grazpedwri_dx_odd_boxes(line, tmp_path):
     manual_dir = copy_archive(GrazpedwriDx, tmp_path)
     labels = manual_dir / "GRAZPEDWRI-DX/folder_structure/yolov5/labels"
-    next(iter(labels.iterdir())).write_text(line)
+    min(labels.iterdir()).write_text(line)
     assert_refused(GrazpedwriDx, manual_dir, tmp_path, line, "as released")
 
 
