@@ -31,6 +31,7 @@ from fracjax.engine import Scorer
 from fracjax.errors import BundleError, DataError, ExportError, UsageError
 from fracjax.export.network import stablehlo_of
 from fracjax.forward import probes
+from fracjax.forward.quiet_openvino import openvino
 from fracjax.initial import Initial
 from fracjax.task import prepare
 from fracjax_jobs.score_dir import Options, score_dir
@@ -78,7 +79,9 @@ def valid(tiny_config, data_dir):
 
 def test_it_scores_what_it_says_of_itself(source, made, valid):
     scorer, exact = fracjax.load(made), fracjax.load(source, engine="openvino")
-    assert str(scorer.engine).endswith("on CPU, 8-bit integers")
+    assert str(exact.engine).endswith("on CPU, float32")
+    processor = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    assert str(scorer.engine).endswith(f"on {' '.join(processor.split())}, 8-bit integers")
     found, before = (evaluate.predict(each, valid) for each in (scorer, exact))
     facts = scorer.manifest.integers
     apart = np.abs(found.likelihoods - before.likelihoods)

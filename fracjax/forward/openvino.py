@@ -62,8 +62,12 @@ class OpenVinoForward:
             ExportError: OpenVINO does not say what it should.
         """
         self._core = openvino.Core()
-        precision = "float32" if bundle.integers is None else "8-bit integers"
-        self.engine = Engine("openvino", importlib.metadata.version("openvino"), "CPU", precision)
+        self._processor = " ".join(self._core.get_property("CPU", "FULL_DEVICE_NAME").split())
+        version = importlib.metadata.version("openvino")
+        if bundle.integers is None:
+            self.engine = Engine("openvino", version, "CPU", "float32")
+        else:  # processors differ in what they make of integers (docs/performance.md)
+            self.engine = Engine("openvino", version, self._processor, "8-bit integers")
         self.batch_size = batch_size
         self._turn = threading.Lock()
         self._properties = {
@@ -106,7 +110,7 @@ class OpenVinoForward:
             digest.update(path.read_bytes())
         facts = {
             "properties": self._properties,
-            "processor": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "processor": self._processor,
             "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
             "model": asdict(bundle.manifest.model),
             "preprocess": asdict(bundle.manifest.preprocess),
