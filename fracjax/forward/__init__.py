@@ -34,13 +34,13 @@ class Engine:
     """What computes, as far as a likelihood depends on it.
 
     Attributes:
-        name: ``openvino`` or ``xla``.
+        name: Of the library.
         version: Of the library.
         device: What it computes on, in words.
         precision: The number format of convolutions and matrix products.
     """
 
-    name: str
+    name: Literal["openvino", "xla"]
     version: str
     device: str
     precision: str

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, starmap
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fracjax import interrupt
 from fracjax.bundle import Bundle
@@ -44,13 +45,25 @@ RETRIES = 3
 """How often a piece is done again whose node has died, or a file that its process died at."""
 
 _OF_THE_PROCESS = (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
-"""What a file may be to blame for."""
+"""What a file may be to blame for, or the node."""
 
 SECONDS_BETWEEN_CHECKS = 0.5
 """After which a signal, or a node that has come, is noticed."""
 
-_Result: TypeAlias = tuple[str, list[list[Record]]]
-"""The node that a piece was done on, and the records of each of its files."""
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a process found.
+
+    Attributes:
+        node: What Ray calls the node that it is of.
+        address: Of that node.
+        records: Of each file.
+    """
+
+    node: str
+    address: str
+    records: list[list[Record]]
 
 
 @contextmanager
@@ -146,7 +159,7 @@ class _Share:
 
     @classmethod
     def of_nodes(cls, cores: int, *, uses_gpu: bool) -> "_Share":
-        nodes = _nodes()
+        nodes = list(_nodes().values())
         if not nodes:
             raise UsageError("no node of the Ray cluster offers a core; add one with ray start")
         gpus = int(uses_gpu and all(node.get("GPU") for node in nodes))
@@ -166,7 +179,7 @@ class _Share:
         """
         count = sum(
             int(min(node["CPU"] // self.cores, node.get("GPU", 0) if self.gpus else math.inf))
-            for node in _nodes()
+            for node in _nodes().values()
         )
         if count == 0:
             raise JobError(
@@ -179,14 +192,24 @@ class _Share:
 
 @dataclass(slots=True)
 class _Piece:
-    """Files that are read and scored together; how often that came to no end."""
+    """Files that are read and scored together.
+
+    Attributes:
+        tasks: The files; none, where a node is to show that it can be worked on.
+        deaths: How often that came to no end.
+        node: Where it must be done: a node that a piece was done on before.
+    """
 
     tasks: list[Task]
     deaths: int = 0
+    node: str | None = None
 
 
 class _Pieces:
     """The pieces of work that the cluster has.
+
+    A file is to blame for the death of its process where the last try was at a node that a piece
+    was done on: at any other, each process may die, as for want of memory or of a library.
 
     Attributes:
         under_way: Each by what Ray calls its result.
@@ -194,27 +217,32 @@ class _Pieces:
 
     def __init__(self, run: str, setup: "ray.ObjectRef[_Setup]", share: _Share) -> None:
         self._run, self._setup, self._share = run, setup, share
-        # Ray would do for ever again what the memory of a node does not hold.
-        self._remote = ray.remote(_score).options(
-            num_cpus=share.cores,
-            num_gpus=share.gpus,
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-        )
+        self._remote = ray.remote(_score)
         self.under_way: dict[ray.ObjectRef[_Result], _Piece] = {}
-        self._has_finished = False
+        self._sound_nodes: set[str] = set()
+        self._suspects: list[_Piece] = []
 
     @property
     def has_room(self) -> bool:
         """Whether the cluster should have more to do."""
         return len(self.under_way) < PIECES_AHEAD * self._share.slots()
 
-    def begin(self, tasks: list[Task], deaths: int = 0) -> None:
+    def begin(self, tasks: list[Task]) -> None:
         """Have some files read and scored."""
+        self._begin(_Piece(tasks))
+
+    def _begin(self, piece: _Piece) -> None:
+        place = NodeAffinitySchedulingStrategy(piece.node, soft=False) if piece.node else "SPREAD"
         with _speaking_plainly():
+            # Ray would do for ever again what the memory of a node does not hold.
+            remote = self._remote.options(
+                num_cpus=self._share.cores,
+                num_gpus=self._share.gpus,
+                max_retries=0,
+                scheduling_strategy=place,
+            )
             # In a list, Ray hands the setup over as it is asked for, and not to every piece.
-            reference = self._remote.remote(self._run, [self._setup], tasks)
-        self.under_way[reference] = _Piece(tasks, deaths)
+            self.under_way[remote.remote(self._run, [self._setup], piece.tasks)] = piece
 
     def done(self, seconds: float) -> Iterator[list[Done]]:
         """Give what is done, or will be soon."""
@@ -223,7 +251,7 @@ class _Pieces:
         for reference in ready:
             piece = self.under_way.pop(reference)
             try:
-                node, records = ray.get(reference)
+                result = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
                 if not isinstance(error.cause, ray.exceptions.RayError):
                     raise _in_one_line(error) from None
@@ -232,14 +260,15 @@ class _Pieces:
             except ray.exceptions.RayError as error:  # a process or node has died
                 yield from self._again(piece, error)
                 continue
-            found = list(zip(piece.tasks, records, strict=True))
+            self._sound_nodes.add(result.node)
+            found = list(zip(piece.tasks, result.records, strict=True))
             if any(starmap(_is_seen_otherwise, found)):
                 if piece.deaths == RETRIES:
-                    raise _not_seeing(node)
-                self.begin(piece.tasks, piece.deaths + 1)
-                continue
-            self._has_finished = True
-            yield found
+                    raise _not_seeing(result.address)
+                self._begin(replace(piece, deaths=piece.deaths + 1))
+            elif found:
+                yield found
+        self._try_suspects()
 
     def finished(self) -> Iterator[list[Done]]:
         """Give what is done by now, where the run ends whatever becomes of the rest."""
@@ -247,25 +276,39 @@ class _Pieces:
             with suppress(ray.exceptions.RayError):
                 ready, _ = ray.wait([reference], timeout=0)
                 if ready:
-                    _, records = ray.get(reference)
-                    found = list(zip(piece.tasks, records, strict=True))
+                    found = list(zip(piece.tasks, ray.get(reference).records, strict=True))
                     if not any(starmap(_is_seen_otherwise, found)):
                         yield found
 
     def _again(self, piece: _Piece, error: Exception) -> Iterator[list[Done]]:
         """Begin a piece again; of one that took its process down, each half by itself."""
-        tasks = piece.tasks
-        if isinstance(error, _OF_THE_PROCESS) and len(tasks) > 1:
+        tasks, of_process = piece.tasks, isinstance(error, _OF_THE_PROCESS)
+        if isinstance(error, ray.exceptions.TaskUnschedulableError):  # its node is gone
+            self._suspects.append(piece)
+        elif of_process and len(tasks) > 1:
             half = len(tasks) // 2
-            self.begin(tasks[:half], piece.deaths)
-            self.begin(tasks[half:], piece.deaths)
+            self._begin(replace(piece, tasks=tasks[:half]))
+            self._begin(replace(piece, tasks=tasks[half:]))
+        elif of_process and tasks and piece.deaths == RETRIES - 1:
+            self._suspects.append(replace(piece, deaths=RETRIES))
         elif piece.deaths < RETRIES:
-            self.begin(tasks, piece.deaths + 1)
-        elif isinstance(error, _OF_THE_PROCESS) and self._has_finished:
+            self._begin(replace(piece, deaths=piece.deaths + 1))
+        elif of_process and piece.node is not None:
             detail = "the process that read it died"
             yield [(tasks[0], [Record(Account(reason=Reason.DECODER_CRASHED, detail=detail))])]
         else:
             raise _unfinished(error)
+
+    def _try_suspects(self) -> None:
+        """Give files that may be to blame their last try, once there is a node for it."""
+        if not self._suspects:
+            return
+        if sound := self._sound_nodes & _nodes().keys():
+            suspects, self._suspects = self._suspects, []
+            for piece in suspects:
+                self._begin(replace(piece, node=min(sound)))
+        elif not any(not piece.tasks for piece in self.under_way.values()):
+            self._begin(_Piece([]))
 
     def cancel(self) -> None:
         """Let go of what is under way."""
@@ -306,21 +349,21 @@ def _is_seen_otherwise(task: Task, records: list[Record]) -> bool:
     return unread and task.entry.obstacle is None and can_be_read(task.entry)
 
 
-def _not_seeing(node: str) -> JobError:
+def _not_seeing(address: str) -> JobError:
     return JobError(
-        f"node {node} cannot read a file that this machine can; check there that the export is "
+        f"node {address} cannot read a file that this machine can; check there that the export is "
         "mounted whole, with the same permissions and times"
     )
 
 
-def _nodes() -> list[dict[str, float]]:
-    """Give what the nodes offer that are there and have cores."""
+def _nodes() -> dict[str, dict[str, float]]:
+    """Give what each node offers that is there and has cores."""
     with _speaking_plainly():
-        return [
-            node["Resources"]
+        return {
+            node["NodeID"]: node["Resources"]
             for node in ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-        ]
+        }
 
 
 # What follows runs on the nodes.
@@ -336,7 +379,7 @@ class _Setup:
 
     bundle: Bundle
     batch_size: int
-    engine: str
+    engine: EngineName
     root: Path
     policy: ReadPolicy
     limits: Limits
@@ -354,8 +397,7 @@ class _Worker:
         if not is_there:
             raise JobError("it does not see the export; mount it there at the same path")
         self.run = run
-        name: EngineName = "openvino" if setup.engine == "openvino" else "xla"
-        self._scorer = Scorer(setup.bundle, setup.batch_size, name, setup.limits.processes)
+        self._scorer = Scorer(setup.bundle, setup.batch_size, setup.engine, setup.limits.processes)
         if (facts := _facts(self._scorer)) != setup.facts:
             raise JobError(
                 f"it has {difference(setup.facts, facts)} than the machine that this was started "
@@ -382,16 +424,16 @@ _worker: _Worker | None = None
 def _score(run: str, setup: list["ray.ObjectRef[_Setup]"], tasks: list[Task]) -> _Result:
     global _worker  # noqa: PLW0603 - Ray calls a function, and the network outlives the call
     forbid_core_dumps()
-    node = str(ray.util.get_node_ip_address())
+    address = str(ray.util.get_node_ip_address())
     try:
         if _worker is not None and _worker.run != run:
             _worker.stop()
             _worker = None
         if _worker is None:
             _worker = _Worker(run, ray.get(setup[0]))
-        return node, _worker.score(tasks)
+        return _Result(ray.get_runtime_context().get_node_id(), address, _worker.score(tasks))
     except FracjaxError as error:
-        raise JobError(f"node {node}: {error}") from None
+        raise JobError(f"node {address}: {error}") from None
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:

@@ -8,16 +8,19 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import MagicMock
+from unittest.mock import ANY, MagicMock
 
 import psutil
 import pytest
+import ray
 from exports import (
     CONTENTS,
     check_conserved,
@@ -30,8 +33,15 @@ from exports import (
     table_paths,
     wait_for_state,
 )
+from hypothesis import example, given
+from hypothesis import strategies as st
 from ray.cluster_utils import Cluster
-from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    RayTaskError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 
 from fracjax.errors import JobError, UsageError
 from fracjax.image import ReadPolicy, Reason
@@ -165,6 +175,26 @@ def test_what_the_cluster_did_is_kept_when_the_job_is_ended_or_killed(
     assert content(run) == content(whole)
 
 
+def test_a_file_that_kills_each_process_costs_itself_though_there_is_no_other(
+    cluster, export, scorer, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setattr(ray_cluster, "_score", kill_the_process)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    lethal = Task(1, Entry(export, (), "x"))
+    with ray_cluster.joined():
+        limits = Limits(workers=1)
+        ((found,),) = ray_cluster.score_on_nodes(export, scorer, [lethal], ReadPolicy(), limits)
+    assert found == (lethal, [Record(Account(reason=Reason.DECODER_CRASHED, detail=ANY))])
+
+
+def kill_the_process(run, setup, tasks):
+    """Do as a file does that a process dies at."""
+    if tasks:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ray_cluster._Result(ray.get_runtime_context().get_node_id(), "1.2.3.4", [])
+
+
 def test_more_cores_than_a_node_has_and_no_cluster_are_one_line(
     cluster, export, tiny_bundle, tmp_path
 ):
@@ -211,37 +241,51 @@ def test_a_node_that_is_not_alike_or_does_not_see_the_export_is_told(export, sco
 # What becomes of pieces of work, with a Ray that does as it is told
 
 
-class ScriptedRay:
-    """Does pieces of work, of numbered files, as a function says: of each, records or an error."""
+NODES = ("0a" * 28, "0b" * 28)
 
-    def __init__(self, does):
-        self.does, self.begun = does, []
+
+class ScriptedRay:
+    """Does pieces of work, of numbered files, as a function says: of each, records or an error.
+
+    At nodes that are broken, each process dies.
+    """
+
+    def __init__(self, does, broken=()):
+        self.does, self.broken, self.begun, self.places = does, broken, [], []
         self.exceptions = ray_cluster.ray.exceptions
 
     def remote(self, function):
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.begin))
+        def options(scheduling_strategy, **_):
+            return SimpleNamespace(remote=partial(self.begin, scheduling_strategy))
 
-    def begin(self, run, setup, tasks):
+        return SimpleNamespace(options=options)
+
+    def begin(self, place, run, setup, tasks):
+        node = NODES[len(self.begun) % 2] if place == "SPREAD" else place.node_id
         self.begun.append([task.number for task in tasks])
+        self.places.append(node)
         return len(self.begun) - 1
 
     def wait(self, references, **_):
         return references[:1], references[1:]
 
     def get(self, reference):
+        node = self.places[reference]
+        if node in self.broken:
+            raise WorkerCrashedError
         done = [self.does(number) for number in self.begun[reference]]
         for each in done:
             if isinstance(each, Exception):
                 raise each
-        return "1.2.3.4", done
+        return ray_cluster._Result(node, "1.2.3.4", done)
 
     def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": 2.0}}]
+        return [{"NodeID": node, "Alive": True, "Resources": {"CPU": 2.0}} for node in NODES]
 
 
-def run_pieces(monkeypatch, does, *sizes):
+def run_pieces(monkeypatch, does, *sizes, broken=()):
     """Do pieces of files, in their order; give what became of each file, and what was begun."""
-    scripted = ScriptedRay(does)
+    scripted = ScriptedRay(does, broken)
     monkeypatch.setattr(ray_cluster, "ray", scripted)
     pieces = ray_cluster._Pieces("run", "setup", ray_cluster._Share.of_nodes(0, uses_gpu=False))
     numbers, found = count(), {}
@@ -259,27 +303,53 @@ def run_pieces(monkeypatch, does, *sizes):
 SCORED_RECORD = [Record(Account())]
 
 
-def test_a_file_that_kills_the_process_of_a_node_is_found_and_costs_itself(monkeypatch):
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    lethal=st.sets(st.integers(0, 35)),
+    broken=st.sampled_from([(), NODES[:1], NODES[1:]]),
+)
+@example(sizes=[1], lethal={0}, broken=())
+def test_files_that_kill_their_process_cost_themselves_and_a_broken_node_costs_none(
+    sizes, lethal, broken
+):
     def does(number):
-        return WorkerCrashedError() if number == 6 else SCORED_RECORD
+        return WorkerCrashedError() if number in lethal else SCORED_RECORD
 
-    found, begun = run_pieces(monkeypatch, does, 2, 8)
-    assert found == dict.fromkeys(range(10)) | {6: Reason.DECODER_CRASHED}
-    assert begun.count([6]) == 1 + ray_cluster.RETRIES
+    with pytest.MonkeyPatch.context() as patch:
+        found, begun = run_pieces(patch, does, *sizes, broken=broken)
+    assert found == {
+        number: Reason.DECODER_CRASHED if number in lethal else None for number in range(sum(sizes))
+    }
+    for number in lethal & found.keys():
+        assert begun.count([number]) == 1 + ray_cluster.RETRIES
+
+
+def test_a_last_try_waits_for_another_node_where_its_own_is_gone(monkeypatch):
+    tries = []
+
+    def does(number):
+        if number == 0:
+            tries.append(number)
+            gone = len(tries) == 1 + ray_cluster.RETRIES
+            return TaskUnschedulableError("") if gone else WorkerCrashedError()
+        return SCORED_RECORD
+
+    found, _ = run_pieces(monkeypatch, does, 1, 1)
+    assert found == {0: Reason.DECODER_CRASHED, 1: None}
+    assert len(tries) == 2 + ray_cluster.RETRIES
 
 
 @pytest.mark.parametrize(
-    ("error", "sizes", "tries"),
-    [(NodeDiedError("gone"), (1, 8), 1), (WorkerCrashedError(), (1,), 1)],
+    ("does", "broken", "tries"),
+    [(NodeDiedError("gone"), (), [0]), (SCORED_RECORD, NODES, [])],
     ids=["nodes die", "no process ever lives"],
 )
 def test_what_no_file_is_to_blame_for_ends_the_run_after_so_many_tries(
-    monkeypatch, error, sizes, tries
+    monkeypatch, does, broken, tries
 ):
     with pytest.raises(JobError, match=r"did not finish a piece of work \(\w+Error\), though"):
-        run_pieces(monkeypatch, lambda _: error, *sizes)
-    begun = ray_cluster.ray.begun
-    assert begun.count([0]) == tries + ray_cluster.RETRIES
+        run_pieces(monkeypatch, lambda _: does, 1, 8, broken=broken)
+    assert ray_cluster.ray.begun.count(tries) == 1 + ray_cluster.RETRIES
 
 
 def test_what_is_done_when_a_run_ends_is_given_whatever_failed(monkeypatch):
@@ -311,6 +381,7 @@ def test_a_piece_takes_what_the_smallest_node_has_or_has_for_a_gpu(monkeypatch):
     def share(cores, uses_gpu, *resources, gone=()):
         nodes = [{"Alive": True, "Resources": each} for each in resources]
         nodes += [{"Alive": False, "Resources": each} for each in gone]
+        nodes = [node | {"NodeID": str(number)} for number, node in enumerate(nodes)]
         monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: nodes)
         return ray_cluster._Share.of_nodes(cores, uses_gpu=uses_gpu)
 
