@@ -1,6 +1,7 @@
 """Print the losses of a few steps, for test_parallel.py, which runs this in processes of its own.
 
-Arguments: ``jit`` or ``pmap``; then, of two processes, a port, which of them this is, and a folder.
+Arguments: ``jit`` or ``pmap``, or both, which change half-way, with a comma between; then, of two
+processes, a port, which of them this is, and a folder.
 """
 
 import functools
@@ -63,8 +64,8 @@ def go_on(devices, take, state, batches):
     return state, losses
 
 
-def main(kind, port=None, process=0, folder=None):
-    """Take half of the steps, save, load into the other way to run them, and take the rest."""
+def main(kinds, port=None, process=0, folder=None):
+    """Take all steps; or half, save, load into the other way to run them, and take the rest."""
     if port is not None:
         jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
     batches = data.batches(
@@ -75,17 +76,26 @@ def main(kind, port=None, process=0, folder=None):
         processes=jax.process_count(),
     )
     batches = [batches[i] for i in range(STEPS)]
+    kind, _, other_kind = kinds.partition(",")
     devices, take, state = begin(kind)
     half, losses = go_on(devices, take, state, batches[: STEPS // 2])
-    folder = Path(folder or tempfile.mkdtemp())
-    with Checkpoints(folder) as checkpoints:
+    if not other_kind:
+        _, rest = go_on(devices, take, half, batches[STEPS // 2 :])
+        say(losses + rest)
+        return
+    with Checkpoints(Path(folder or tempfile.mkdtemp())) as checkpoints:
         checkpoints.save(STEPS // 2, devices.collect(half))
-        other, take_other, fresh = begin({"jit": "pmap", "pmap": "jit"}[kind])
+        other, take_other, fresh = begin(other_kind)
         like = other.collect(other.replicate(fresh))
         loaded = jax.device_get(checkpoints.load(STEPS // 2, like))
     _, rest = go_on(other, take_other, loaded, batches[STEPS // 2 :])
     _, same = go_on(devices, take, loaded, batches[STEPS // 2 :])
-    sys.stdout.write(json.dumps([jax.device_count(), losses + same, losses + rest]) + "\n")
+    say(losses + same, losses + rest)
+
+
+def say(*curves):
+    """Print the number of devices and the curves, for the test to read."""
+    sys.stdout.write(json.dumps([jax.device_count(), *curves]) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ def flags(devices):
 
 @pytest.fixture(scope="module")
 def curve(run_python):
-    """The losses of one way to run the steps, and of changing to the other half-way."""
+    """The losses of one way to run the steps; of two, also of changing to the other half-way."""
 
-    def measure(kind, devices):
-        done = run_python("tests/learning_curve.py", kind, XLA_FLAGS=flags(devices))
+    def measure(kinds, devices):
+        done = run_python("tests/learning_curve.py", kinds, XLA_FLAGS=flags(devices))
         assert done.returncode == 0, done.stderr
-        count, losses, changed = json.loads(done.stdout.splitlines()[-1])
+        count, *curves = json.loads(done.stdout.splitlines()[-1])
         assert count == devices
-        return losses, changed
+        return curves
 
     return measure
 
@@ -35,7 +35,7 @@ def curve(run_python):
 @pytest.fixture(scope="module")
 def alone(curve):
     """The curve of one device under jit."""
-    losses, _ = curve("jit", 1)
+    (losses,) = curve("jit", 1)
     assert len(set(losses)) == len(losses)
     return losses
 
@@ -45,7 +45,7 @@ def test_four_devices_learn_as_one_does(curve, alone):
 
     They begin under pmap, and half-way change to jit beside going on as they were.
     """
-    losses, changed = curve("pmap", 4)
+    losses, changed = curve("pmap,jit", 4)
     np.testing.assert_allclose(losses, alone, rtol=1e-4)
     np.testing.assert_allclose(changed, alone, rtol=1e-4)
 
@@ -59,7 +59,7 @@ def test_two_processes_learn_as_one_does(alone, compilation_cache, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | compilation_cache | {"XLA_FLAGS": flags(4)}
-    command = [sys.executable, "tests/learning_curve.py", "jit", str(port)]
+    command = [sys.executable, "tests/learning_curve.py", "jit,pmap", str(port)]
     told = [(tmp_path / f"{i}.out", tmp_path / f"{i}.err") for i in range(2)]
     processes = []
     for process, (output, errors) in enumerate(told):
