@@ -30,7 +30,7 @@ from fracjax import engine
 from fracjax.bundle import BUNDLED
 from fracjax.bundle import load as load_bundle
 from fracjax.configs import Preprocess
-from fracjax.image import codecs, network_input, read_picture, reduced
+from fracjax.image import Rejected, codecs, network_input, read_picture, reduced
 from fracjax.image.render import least_side
 from radiographs import BITS, COMPRESSED, dicom, encode, enlarged
 
@@ -69,9 +69,12 @@ def _input(data: bytes, preprocess: Preprocess, wanted: int | None) -> None:
 def compare(path: Path, scorer: engine.Scorer) -> str:
     """Say how far a file's likelihood is moved where no more is decoded than will do."""
     data, preprocess = path.read_bytes(), scorer.manifest.preprocess
-    whole, smaller = (
-        read_picture(data, least_side=wanted) for wanted in (None, least_side(preprocess))
-    )
+    try:
+        whole, smaller = (
+            read_picture(data, least_side=wanted) for wanted in (None, least_side(preprocess))
+        )
+    except Rejected as rejected:
+        return f"{path.name}: {rejected}"
     squares = [network_input(each.display, preprocess, each.shape) for each in (whole, smaller)]
     before, after = scorer.score(np.stack(squares)).likelihoods
     height, width = smaller.display.shape
