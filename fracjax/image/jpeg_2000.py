@@ -13,6 +13,7 @@ _CODING_STYLE = 0x52
 _CODING_STYLE_OF_A_COMPONENT = 0x53
 _QUANTIZATION = 0x5C
 _QUANTIZATION_OF_A_COMPONENT = 0x5D
+_WITHOUT_LENGTH = range(0x30, 0x40)  # (A.1)
 _MOST_BIT_PLANES = 30  # of a subband in HTJ2K
 
 
@@ -71,13 +72,14 @@ def levels(frame: bytes) -> int:
     segments = dict(_segments(frame))
     if _CODING_STYLE_OF_A_COMPONENT in segments:
         return 0
-    return _levels(segments.get(_CODING_STYLE, b""))
+    return _byte(segments.get(_CODING_STYLE, b""), 5)
 
 
 def is_sound(frame: bytes) -> bool:
     """Check what crashes OpenJPH."""
     try:
-        return _tiles_are_sound(size(frame)) and _quantization_is_sound(frame)
+        said = size(frame)
+        return _tiles_are_sound(said) and _quantization_is_sound(frame, len(said.components))
     except ValueError:
         return False
 
@@ -91,32 +93,47 @@ def _tiles_are_sound(said: Size) -> bool:
     )
 
 
-def _quantization_is_sound(frame: bytes) -> bool:
-    """Tell whether there is a step for each subband, of bits that there may be (A.6.4, E.1)."""
-    halvings = 0
-    quantizations = []
+def _quantization_is_sound(frame: bytes, components: int) -> bool:
+    """Tell whether there is a step for each subband, of bits that there may be (A.6.4, E.1).
+
+    Args:
+        frame: The codestream.
+        components: How many it has; of more than 256, an index takes two bytes.
+    """
+    wide = 1 if components <= 256 else 2
+    halvings: dict[bytes, int] = {}  # by the index of a component; b"" is all others
+    quantizations: list[tuple[bytes, bytes]] = []
     for marker, content in _segments(frame):
         if marker == _CODING_STYLE:
-            halvings = _levels(content)
+            halvings[b""] = _byte(content, 5)
+        elif marker == _CODING_STYLE_OF_A_COMPONENT:
+            halvings[content[:wide]] = _byte(content, wide + 1)
         elif marker == _QUANTIZATION:
-            quantizations.append(content)
+            quantizations.append((b"", content))
         elif marker == _QUANTIZATION_OF_A_COMPONENT:
-            quantizations.append(content[1:])  # it begins with the index of its component
-    for style, *steps in quantizations:
-        subbands = 1 if style & 31 == 1 else 3 * halvings + 1
-        size_of_step = 1 if style & 31 == 0 else 2
-        if len(steps) != size_of_step * subbands:
-            return False
-        if (style >> 5) + (max(steps[::size_of_step]) >> 3) - 1 > _MOST_BIT_PLANES:
-            return False
-    return True
+            quantizations.append((content[:wide], content[wide:]))
+    steps_of = dict(quantizations)
+    if b"" not in halvings or b"" not in steps_of:
+        return False
+    quantizations += [(name, steps_of[b""]) for name in halvings.keys() - steps_of.keys()]
+    return all(
+        _steps_fit(steps, halvings.get(name, halvings[b""])) for name, steps in quantizations
+    )
 
 
-def _levels(coding_style: bytes) -> int:
-    """Read the number of levels from the content of COD."""
-    if len(coding_style) < 6:
-        raise ValueError("the codestream's coding style is cut off")
-    return coding_style[5]
+def _steps_fit(quantization: bytes, halvings: int) -> bool:
+    style, *steps = quantization
+    subbands = 1 if style & 31 == 1 else 3 * halvings + 1
+    size_of_step = 1 if style & 31 == 0 else 2
+    if len(steps) != size_of_step * subbands:
+        return False
+    return (style >> 5) + (max(steps[::size_of_step]) >> 3) - 1 <= _MOST_BIT_PLANES
+
+
+def _byte(content: bytes, at: int) -> int:
+    if len(content) <= at:
+        raise ValueError("a segment of the codestream's header is cut off")
+    return content[at]
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
@@ -127,8 +144,13 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
     """
     at = frame.find(START) + 2
     while (marker := frame[at : at + 2]) != _START_OF_TILE:
+        if len(marker) < 2 or marker[0] != 0xFF:
+            raise ValueError("the codestream's header makes no sense, or is cut off")
+        if marker[1] in _WITHOUT_LENGTH:
+            at += 2
+            continue
         length = int.from_bytes(frame[at + 2 : at + 4], "big")
-        if marker[:1] != b"\xff" or length < 2 or at + 2 + length > len(frame):
+        if length < 2 or at + 2 + length > len(frame):
             raise ValueError("the codestream's header makes no sense, or is cut off")
         yield marker[1], frame[at + 4 : at + 2 + length]
         at += 2 + length
