@@ -22,7 +22,7 @@ from fracjax_jobs.state import Task
 from fracjax_jobs.walk import Entry
 
 SECONDS_AT_RISK = 2.0
-"""Work that a sudden end may cost, at most, beside the batch under way and the next."""
+"""Work that a sudden end may cost, beside the batch under way, the next, and files read ahead."""
 
 Done: TypeAlias = tuple[Task, list[Record]]
 """A file, and a record for each of its frames, or one for all of it; of no study as yet."""
