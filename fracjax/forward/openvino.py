@@ -37,6 +37,12 @@ CACHE_VARIABLE = "FRACJAX_CACHE_DIR"
 KEPT = 8
 """Compiled networks; of more, those used longest ago are removed."""
 
+_FOR_INTEGERS = (
+    *("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "sse4_1"),
+    *("i8mm", "asimddp"),
+)
+"""Instructions that oneDNN has kernels for, as Linux calls them, best first: x86-64, then Arm."""
+
 _NAMES = ("network.blob", "answers.safetensors", "sha256")
 _SOFTWARE = ("fracjax", "jax", "flax", "onnx", "openvino")
 
@@ -62,12 +68,11 @@ class OpenVinoForward:
             ExportError: OpenVINO does not say what it should.
         """
         self._core = openvino.Core()
-        self._processor = " ".join(self._core.get_property("CPU", "FULL_DEVICE_NAME").split())
         version = importlib.metadata.version("openvino")
         if bundle.integers is None:
             self.engine = Engine("openvino", version, "CPU", "float32")
-        else:  # processors differ in what they make of integers (docs/performance.md)
-            self.engine = Engine("openvino", version, self._processor, "8-bit integers")
+        else:
+            self.engine = Engine("openvino", version, self._instructions(), "8-bit integers")
         self.batch_size = batch_size
         self._turn = threading.Lock()
         self._properties = {
@@ -98,6 +103,23 @@ class OpenVinoForward:
         contents = dict(zip(_NAMES, (blob, said, _digest(blob, said)), strict=True))
         files.keep_in_cache(_cache(), key, contents, KEPT)
 
+    def _instructions(self) -> str:
+        """Name what integers are multiplied with, which decides likelihoods a little.
+
+        That is what Linux tells of the processor, as far as oneDNN was not told to use less;
+        elsewhere it is the processor's name.
+        """
+        try:
+            flags = set(Path("/proc/cpuinfo").read_text().split())
+        except OSError:
+            flags = set()
+        known = next((name for name in _FOR_INTEGERS if name in flags), None)
+        device = (
+            f"CPU with {known}" if known else self._core.get_property("CPU", "FULL_DEVICE_NAME")
+        )
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+        return f"{device}, at most {limit}" if limit else device
+
     def _key(self, bundle: Bundle, pictures: NDArray[np.float32]) -> str:
         """Name a compiled network by all that its answers depend on."""
         digest = hashlib.sha256(pictures.tobytes())
@@ -110,7 +132,7 @@ class OpenVinoForward:
             digest.update(path.read_bytes())
         facts = {
             "properties": self._properties,
-            "processor": self._processor,
+            "processor": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
             "software": {name: importlib.metadata.version(name) for name in _SOFTWARE},
             "model": asdict(bundle.manifest.model),
             "preprocess": asdict(bundle.manifest.preprocess),
