@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from fracjax import interrupt
 from fracjax.bundle import Bundle
 from fracjax.engine import Scorer
 from fracjax.errors import FracjaxError, JobError, UsageError
-from fracjax.forward import EngineName
+from fracjax.forward import EngineName, probes
 from fracjax.image import ReadPolicy, Reason
 from fracjax.privacy import forbid_core_dumps
 from fracjax_jobs.account import Account, Record
@@ -42,7 +43,7 @@ PIECES_AHEAD = 3
 """For each that the cluster can do at once, so that no node waits for this process."""
 
 RETRIES = 3
-"""How often a piece is done again whose node has died, or a file that its process died at."""
+"""How often a piece is done again that was lost, or a file that its process died at."""
 
 _OF_THE_PROCESS = (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 """What a file may be to blame for, or the node."""
@@ -56,7 +57,7 @@ class _Result:
     """What a process found.
 
     Attributes:
-        node: What Ray calls the node that it is of.
+        node: What Ray calls its node.
         address: Of that node.
         records: Of each file.
     """
@@ -190,26 +191,31 @@ class _Share:
         return count
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """Files that are read and scored together.
 
     Attributes:
-        tasks: The files; none, where a node is to show that it can be worked on.
-        deaths: How often that came to no end.
-        node: Where it must be done: a node that a piece was done on before.
+        tasks: The files.
+        deaths: Processes that have died at it, if it is one file.
+        losses: How often else it came to nothing: its node was gone, or did not see a file.
+        node: Where it must be done, if that matters.
+        suspect: Where this is a trial of a node: the file that a process has just died at there.
     """
 
     tasks: list[Task]
     deaths: int = 0
+    losses: int = 0
     node: str | None = None
+    suspect: "_Piece | None" = None
 
 
 class _Pieces:
     """The pieces of work that the cluster has.
 
-    A file is to blame for the death of its process where the last try was at a node that a piece
-    was done on: at any other, each process may die, as for want of memory or of a library.
+    Where processes die at a file again and again, either it is to blame or the nodes are. So it has
+    its last try at a node that is named, and if it costs a process there, too, that node has to do
+    what another has done before. If it does, the file is to blame; else the node is.
 
     Attributes:
         under_way: Each by what Ray calls its result.
@@ -219,8 +225,9 @@ class _Pieces:
         self._run, self._setup, self._share = run, setup, share
         self._remote = ray.remote(_score)
         self.under_way: dict[ray.ObjectRef[_Result], _Piece] = {}
-        self._sound_nodes: set[str] = set()
-        self._suspects: list[_Piece] = []
+        self._last_done: list[Task] = []
+        self._nodes_that_work: set[str] = set()
+        self._unfit_nodes: set[str] = set()
 
     @property
     def has_room(self) -> bool:
@@ -255,60 +262,78 @@ class _Pieces:
             except ray.exceptions.RayTaskError as error:
                 if not isinstance(error.cause, ray.exceptions.RayError):
                     raise _in_one_line(error) from None
-                yield from self._again(piece, error.cause)
-                continue
+                self._again(piece, error.cause)
             except ray.exceptions.RayError as error:  # a process or node has died
-                yield from self._again(piece, error)
-                continue
-            self._sound_nodes.add(result.node)
-            found = list(zip(piece.tasks, result.records, strict=True))
-            if any(starmap(_is_seen_otherwise, found)):
-                if piece.deaths == RETRIES:
-                    raise _not_seeing(result.address)
-                self._begin(replace(piece, deaths=piece.deaths + 1))
-            elif found:
-                yield found
-        self._try_suspects()
+                self._again(piece, error)
+            else:
+                yield from self._found(piece, result)
 
     def finished(self) -> Iterator[list[Done]]:
         """Give what is done by now, where the run ends whatever becomes of the rest."""
         for reference, piece in self.under_way.items():
             with suppress(ray.exceptions.RayError):
                 ready, _ = ray.wait([reference], timeout=0)
-                if ready:
+                if ready and piece.suspect is None:
                     found = list(zip(piece.tasks, ray.get(reference).records, strict=True))
                     if not any(starmap(_is_seen_otherwise, found)):
                         yield found
 
-    def _again(self, piece: _Piece, error: Exception) -> Iterator[list[Done]]:
-        """Begin a piece again; of one that took its process down, each half by itself."""
-        tasks, of_process = piece.tasks, isinstance(error, _OF_THE_PROCESS)
-        if isinstance(error, ray.exceptions.TaskUnschedulableError):  # its node is gone
-            self._suspects.append(piece)
-        elif of_process and len(tasks) > 1:
-            half = len(tasks) // 2
-            self._begin(replace(piece, tasks=tasks[:half]))
-            self._begin(replace(piece, tasks=tasks[half:]))
-        elif of_process and tasks and piece.deaths == RETRIES - 1:
-            self._suspects.append(replace(piece, deaths=RETRIES))
-        elif piece.deaths < RETRIES:
-            self._begin(replace(piece, deaths=piece.deaths + 1))
-        elif of_process and piece.node is not None:
+    def _found(self, piece: _Piece, result: _Result) -> Iterator[list[Done]]:
+        """Give what a piece of work has found."""
+        if piece.suspect is not None:
+            (task,) = piece.suspect.tasks
             detail = "the process that read it died"
-            yield [(tasks[0], [Record(Account(reason=Reason.DECODER_CRASHED, detail=detail))])]
-        else:
-            raise _unfinished(error)
-
-    def _try_suspects(self) -> None:
-        """Give files that may be to blame their last try, once there is a node for it."""
-        if not self._suspects:
+            yield [(task, [Record(Account(reason=Reason.DECODER_CRASHED, detail=detail))])]
             return
-        if sound := self._sound_nodes & _nodes().keys():
-            suspects, self._suspects = self._suspects, []
-            for piece in suspects:
-                self._begin(replace(piece, node=min(sound)))
-        elif not any(not piece.tasks for piece in self.under_way.values()):
-            self._begin(_Piece([]))
+        found = list(zip(piece.tasks, result.records, strict=True))
+        if not any(starmap(_is_seen_otherwise, found)):
+            self._last_done = piece.tasks
+            self._nodes_that_work.add(result.node)
+            yield found
+        elif piece.losses < RETRIES:
+            self._begin(self._elsewhere(piece))
+        else:
+            raise _not_seeing(result.address)
+
+    def _again(self, piece: _Piece, error: Exception) -> None:
+        """Begin a piece again that came to no end; of many files, each half by itself."""
+        tasks = piece.tasks
+        killed_it = isinstance(error, _OF_THE_PROCESS) and piece.suspect is None
+        if killed_it and len(tasks) > 1:
+            half = len(tasks) // 2
+            self.begin(tasks[:half])
+            self.begin(tasks[half:])
+        elif killed_it and piece.node is not None:
+            self._begin(_Piece(self._last_done, node=piece.node, suspect=piece))
+        elif killed_it:
+            again = replace(piece, deaths=piece.deaths + 1)
+            self._begin(self._named(again) if again.deaths == RETRIES else again)
+        else:
+            lost = piece.suspect or piece
+            if lost.losses == RETRIES:
+                raise _unfinished(error)
+            self._begin(self._elsewhere(lost))
+
+    def _elsewhere(self, piece: _Piece) -> _Piece:
+        """Give a piece that was lost for another try, not where it must have been done."""
+        lost = replace(piece, losses=piece.losses + 1)
+        if piece.node is None:
+            return lost
+        self._unfit_nodes.add(piece.node)
+        return self._named(lost)
+
+    def _named(self, piece: _Piece) -> _Piece:
+        """Name the node of a file's last try: the least burdened of those that work.
+
+        Raises:
+            JobError: There is none.
+        """
+        fit = _nodes().keys() - self._unfit_nodes
+        nodes = sorted(fit & self._nodes_that_work or fit)
+        if not nodes:
+            raise _unfinished(ray.exceptions.WorkerCrashedError())
+        burdens = Counter(each.node for each in self.under_way.values())
+        return replace(piece, node=min(nodes, key=burdens.__getitem__))
 
     def cancel(self) -> None:
         """Let go of what is under way."""
@@ -401,9 +426,12 @@ class _Worker:
         if (facts := _facts(self._scorer)) != setup.facts:
             raise JobError(
                 f"it has {difference(setup.facts, facts)} than the machine that this was started "
-                "on; make them alike, or name an --engine that all have"
+                "on; make them alike, or name an --engine that all have, or a --bundle in float32"
             )
         preprocess = setup.bundle.manifest.preprocess
+        self._scorer.score(
+            probes.pictures(preprocess)
+        )  # should the process die of it, no file does
         self._readers = Readers(preprocess, setup.policy, setup.limits)
 
     def score(self, tasks: list[Task]) -> list[list[Record]]:

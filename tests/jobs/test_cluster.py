@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from unittest.mock import ANY, MagicMock
 
@@ -241,36 +242,47 @@ def test_a_node_that_is_not_alike_or_does_not_see_the_export_is_told(export, sco
 # What becomes of pieces of work, with a Ray that does as it is told
 
 
-NODES = ("0a" * 28, "0b" * 28)
+NODES = tuple(f"{number:056x}" for number in range(1, 6))
 
 
 class ScriptedRay:
     """Does pieces of work, of numbered files, as a function says: of each, records or an error.
 
-    At nodes that are broken, each process dies.
+    At nodes that are broken each process dies, and pieces that are lost, by their number, come to
+    no end. Where a piece is done if nothing is said, and which is done next, is left to chance.
     """
 
-    def __init__(self, does, broken=()):
-        self.does, self.broken, self.begun, self.places = does, broken, [], []
+    def __init__(self, does, broken=(), lost=(), chance=None):
+        self.does, self.broken, self.lost = does, broken, lost
+        self.chance = chance or Random(0)  # noqa: S311 - a test's
+        self.begun, self.places, self.named = [], [], set()
         self.exceptions = ray_cluster.ray.exceptions
 
     def remote(self, function):
-        def options(scheduling_strategy, **_):
+        def options(scheduling_strategy, max_retries, **_):
+            assert max_retries == 0
             return SimpleNamespace(remote=partial(self.begin, scheduling_strategy))
 
         return SimpleNamespace(options=options)
 
     def begin(self, place, run, setup, tasks):
-        node = NODES[len(self.begun) % 2] if place == "SPREAD" else place.node_id
+        if place == "SPREAD":
+            node = self.chance.choice(NODES)
+        else:
+            assert not place.soft
+            node = place.node_id
+            self.named.add(len(self.begun))
         self.begun.append([task.number for task in tasks])
         self.places.append(node)
         return len(self.begun) - 1
 
     def wait(self, references, **_):
-        return references[:1], references[1:]
+        return [self.chance.choice(references)], None
 
     def get(self, reference):
         node = self.places[reference]
+        if reference in self.lost:
+            raise TaskUnschedulableError("") if reference in self.named else NodeDiedError("gone")
         if node in self.broken:
             raise WorkerCrashedError
         done = [self.does(number) for number in self.begun[reference]]
@@ -283,9 +295,9 @@ class ScriptedRay:
         return [{"NodeID": node, "Alive": True, "Resources": {"CPU": 2.0}} for node in NODES]
 
 
-def run_pieces(monkeypatch, does, *sizes, broken=()):
-    """Do pieces of files, in their order; give what became of each file, and what was begun."""
-    scripted = ScriptedRay(does, broken)
+def run_pieces(monkeypatch, does, *sizes, **more):
+    """Do pieces of files; give what became of each file, and the Ray that did them."""
+    scripted = ScriptedRay(does, **more)
     monkeypatch.setattr(ray_cluster, "ray", scripted)
     pieces = ray_cluster._Pieces("run", "setup", ray_cluster._Share.of_nodes(0, uses_gpu=False))
     numbers, found = count(), {}
@@ -297,7 +309,7 @@ def run_pieces(monkeypatch, does, *sizes, broken=()):
             for task, (record,) in some:
                 assert task.number not in found
                 found[task.number] = record.account.reason
-    return found, scripted.begun
+    return found, scripted
 
 
 SCORED_RECORD = [Record(Account())]
@@ -306,50 +318,50 @@ SCORED_RECORD = [Record(Account())]
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     lethal=st.sets(st.integers(0, 35)),
-    broken=st.sampled_from([(), NODES[:1], NODES[1:]]),
+    broken=st.sets(st.sampled_from(NODES), max_size=1),
+    lost=st.sets(st.integers(0, 50), max_size=ray_cluster.RETRIES),
+    chance=st.randoms(use_true_random=False),
 )
-@example(sizes=[1], lethal={0}, broken=())
-def test_files_that_kill_their_process_cost_themselves_and_a_broken_node_costs_none(
-    sizes, lethal, broken
+@example(sizes=[1], lethal={0}, broken=set(), lost=set(), chance=None)
+def test_files_that_kill_their_process_cost_themselves_and_nodes_cost_no_file(
+    sizes, lethal, broken, lost, chance
 ):
+    """Of five nodes one is broken, and three may be lost; so one is left."""
+
     def does(number):
         return WorkerCrashedError() if number in lethal else SCORED_RECORD
 
     with pytest.MonkeyPatch.context() as patch:
-        found, begun = run_pieces(patch, does, *sizes, broken=broken)
+        found, scripted = run_pieces(patch, does, *sizes, broken=broken, lost=lost, chance=chance)
     assert found == {
         number: Reason.DECODER_CRASHED if number in lethal else None for number in range(sum(sizes))
     }
     for number in lethal & found.keys():
-        assert begun.count([number]) == 1 + ray_cluster.RETRIES
+        assert scripted.begun.count([number]) > ray_cluster.RETRIES
 
 
-def test_a_last_try_waits_for_another_node_where_its_own_is_gone(monkeypatch):
-    tries = []
-
+@given(chance=st.randoms(use_true_random=False))
+def test_a_file_is_convicted_at_a_node_that_does_other_work(chance):
     def does(number):
-        if number == 0:
-            tries.append(number)
-            gone = len(tries) == 1 + ray_cluster.RETRIES
-            return TaskUnschedulableError("") if gone else WorkerCrashedError()
-        return SCORED_RECORD
+        return WorkerCrashedError() if number == 0 else SCORED_RECORD
 
-    found, _ = run_pieces(monkeypatch, does, 1, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        found, scripted = run_pieces(patch, does, 1, 1, broken=NODES[2:], chance=chance)
     assert found == {0: Reason.DECODER_CRASHED, 1: None}
-    assert len(tries) == 2 + ray_cluster.RETRIES
+    last = max(index for index, numbers in enumerate(scripted.begun) if numbers == [0])
+    assert scripted.places[last] in NODES[:2]
+    assert last in scripted.named
 
 
 @pytest.mark.parametrize(
-    ("does", "broken", "tries"),
-    [(NodeDiedError("gone"), (), [0]), (SCORED_RECORD, NODES, [])],
+    ("does", "broken"),
+    [(NodeDiedError("gone"), ()), (SCORED_RECORD, NODES)],
     ids=["nodes die", "no process ever lives"],
 )
-def test_what_no_file_is_to_blame_for_ends_the_run_after_so_many_tries(
-    monkeypatch, does, broken, tries
-):
+def test_what_no_file_is_to_blame_for_ends_the_run(monkeypatch, does, broken):
     with pytest.raises(JobError, match=r"did not finish a piece of work \(\w+Error\), though"):
         run_pieces(monkeypatch, lambda _: does, 1, 8, broken=broken)
-    assert ray_cluster.ray.begun.count(tries) == 1 + ray_cluster.RETRIES
+    assert len(ray_cluster.ray.begun) > ray_cluster.RETRIES
 
 
 def test_what_is_done_when_a_run_ends_is_given_whatever_failed(monkeypatch):
