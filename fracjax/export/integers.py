@@ -61,7 +61,7 @@ def in_integers(model: onnx.ModelProto, ranges: NDArray[np.float32]) -> onnx.Mod
         ranges: float32 (n, 2), of what each convolution takes; NaN where it stays in float32.
 
     Raises:
-        BundleError: There are not as many ranges as convolutions.
+        BundleError: There are not as many ranges as convolutions, or two of what they share.
     """
     model = _copy(model)
     graph = model.graph
@@ -72,8 +72,14 @@ def in_integers(model: onnx.ModelProto, ranges: NDArray[np.float32]) -> onnx.Mod
             f"{len(convolutions)}; quantise it anew with this release"
         )
     writer = _Writer(graph)
+    range_of: dict[str, tuple[float, float]] = {}
     for convolution, (low, high) in zip(convolutions, ranges.tolist(), strict=True):
         if np.isfinite([low, high]).all():
+            if range_of.setdefault(convolution.input[0], (low, high)) != (low, high):
+                raise BundleError(
+                    "two convolutions of the bundle take the same by two ranges; quantise it anew "
+                    "with this release"
+                )
             writer.quantise(convolution, low, high)
     writer.finish()
     onnx.checker.check_model(model, full_check=True)

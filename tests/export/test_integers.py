@@ -98,6 +98,12 @@ def test_as_many_ranges_as_convolutions_that_take_them():
         in_integers(model, np.float32([[0, 1]] * 2))
 
 
+def test_what_two_convolutions_take_has_one_range():
+    model = written(three_layers(kernels_of(0, 1), lambda x: x))
+    with pytest.raises(BundleError, match="take the same by two ranges"):
+        in_integers(model, np.float32([[np.nan, np.nan], [-1, 2], [-1, 3]]))
+
+
 def test_what_never_varied_is_no_error():
     kernels = kernels_of(0, 1.0)
     kernels[1][..., 0] = 0
