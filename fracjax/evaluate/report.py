@@ -292,7 +292,7 @@ def _examples(evaluated: Evaluated) -> str:
     )
     return f"""<h2>Examples</h2>
 <p>The surest of each kind at {escape(evaluated.shown_at)}; wrong ones first. Left: the image, with
-the boxes that are marked in it. Right: what moved the likelihood (Grad-CAM, in float32), which is no
+the boxes that are marked in it. Right: what moved the likelihood (Grad-CAM in float32), which is no
 marking of a finding; the surer the model, the stronger the colours. {escape(said)}</p>
 {table(COLUMNS, cells, numbers=True) if cells else ""}
 <div class="curves">

@@ -309,9 +309,7 @@ COMPONENT = st.builds(
 
 
 @given(
-    size=st.builds(
-        jpeg_2000.Size, PLACES, PLACES, PLACES, PLACES, st.lists(COMPONENT).map(tuple)
-    ),
+    size=st.builds(jpeg_2000.Size, PLACES, PLACES, PLACES, PLACES, st.lists(COMPONENT).map(tuple)),
     before=st.sampled_from([b"", b"\0\0\0\x0cjP  in a file"]),
 )
 def test_the_sizes_of_jpeg_2000_are_read_as_they_are_written(size, before):
