@@ -113,7 +113,8 @@ def start_ray(all_hosts: list[Host]) -> None:
     """Start Ray on each host, and wait until all are there."""
     head, *others = all_hosts
     begin = (RAY, "start", *FIXED, *NODE)
-    run(*head.does(*begin, "--head", f"--node-ip-address={head.address}", f"--port={PORT}"))
+    as_head = ("--head", f"--port={PORT}", "--temp-dir=/tmp/of-ray")
+    run(*head.does(*begin, *as_head, f"--node-ip-address={head.address}"))
     for host in others:
         there = f"--address={head.address}:{PORT}"
         run(*host.does(*begin, there, f"--node-ip-address={host.address}"))
@@ -213,4 +214,5 @@ def main(
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    os.umask(0o077)
     typer.run(main)

@@ -81,14 +81,14 @@ def test_a_state_of_integers_is_of_one_kind_of_processor(made, tmp_path, monkeyp
     export, out = tmp_path / "export", tmp_path / "worklist.parquet"
     export.mkdir()
     (export / "note.txt").write_text("no image")
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
     first = fracjax.load(made)
     score_dir(export, out, first)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     older = fracjax.load(made)
     assert older.engine.device == f"{first.engine.device}, at most AVX2"
-    with pytest.raises(
-        UsageError, match=r"engine\.device: CPU with \w+, now CPU with \w+, at most"
-    ):
+    with pytest.raises(UsageError, match=r"engine\.device: .*, now "):
         score_dir(export, out, older)
     assert fracjax.load(made.parent, engine="openvino").engine.device == "CPU"
 

@@ -117,7 +117,7 @@ class OpenVinoForward:
         device = (
             f"CPU with {known}" if known else self._core.get_property("CPU", "FULL_DEVICE_NAME")
         )
-        limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
         return f"{device}, at most {limit}" if limit else device
 
     def _key(self, bundle: Bundle, pictures: NDArray[np.float32]) -> str:

@@ -172,23 +172,23 @@ class _Share:
             )
         return cls(cores or max(1, min(each)), gpus)
 
-    def slots(self) -> int:
-        """Count the pieces that the cluster as it is now can do at once.
+    def slots(self) -> dict[str, int]:
+        """Count the pieces that each node of the cluster as it is now can do at once, if any.
 
         Raises:
-            JobError: It can do none.
+            JobError: None can do one.
         """
-        count = sum(
-            int(min(node["CPU"] // self.cores, node.get("GPU", 0) if self.gpus else math.inf))
-            for node in _nodes().values()
-        )
-        if count == 0:
+        slots = {
+            name: int(min(node["CPU"] // self.cores, node.get("GPU", 0) if self.gpus else math.inf))
+            for name, node in _nodes().items()
+        }
+        if not any(slots.values()):
             raise JobError(
                 f"no node of the Ray cluster is left that has {self.cores} cores"
                 f"{' and a GPU' if self.gpus else ''}; what was scored is kept, and the same "
                 "command goes on"
             )
-        return count
+        return {name: count for name, count in slots.items() if count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ class _Pieces:
     @property
     def has_room(self) -> bool:
         """Whether the cluster should have more to do."""
-        return len(self.under_way) < PIECES_AHEAD * self._share.slots()
+        return len(self.under_way) < PIECES_AHEAD * sum(self._share.slots().values())
 
     def begin(self, tasks: list[Task]) -> None:
         """Have some files read and scored."""
@@ -280,20 +280,22 @@ class _Pieces:
 
     def _found(self, piece: _Piece, result: _Result) -> Iterator[list[Done]]:
         """Give what a piece of work has found."""
-        if piece.suspect is not None:
+        found = list(zip(piece.tasks, result.records, strict=True))
+        if any(starmap(_is_seen_otherwise, found)):
+            lost = piece.suspect or piece
+            if lost.losses == RETRIES:
+                raise _not_seeing(result.address)
+            self._begin(self._elsewhere(lost))
+            return
+        self._last_done = piece.tasks
+        self._nodes_that_work.add(result.node)
+        self._unfit_nodes.discard(result.node)
+        if piece.suspect is None:
+            yield found
+        else:
             (task,) = piece.suspect.tasks
             detail = "the process that read it died"
             yield [(task, [Record(Account(reason=Reason.DECODER_CRASHED, detail=detail))])]
-            return
-        found = list(zip(piece.tasks, result.records, strict=True))
-        if not any(starmap(_is_seen_otherwise, found)):
-            self._last_done = piece.tasks
-            self._nodes_that_work.add(result.node)
-            yield found
-        elif piece.losses < RETRIES:
-            self._begin(self._elsewhere(piece))
-        else:
-            raise _not_seeing(result.address)
 
     def _again(self, piece: _Piece, error: Exception) -> None:
         """Begin a piece again that came to no end; of many files, each half by itself."""
@@ -323,17 +325,12 @@ class _Pieces:
         return self._named(lost)
 
     def _named(self, piece: _Piece) -> _Piece:
-        """Name the node of a file's last try: the least burdened of those that work.
-
-        Raises:
-            JobError: There is none.
-        """
-        fit = _nodes().keys() - self._unfit_nodes
-        nodes = sorted(fit & self._nodes_that_work or fit)
-        if not nodes:
-            raise _unfinished(ray.exceptions.WorkerCrashedError())
+        """Name the node of a file's last try: the least burdened of those that work, if any do."""
+        nodes = set(self._share.slots())
+        nodes = nodes - self._unfit_nodes or nodes
+        nodes = nodes & self._nodes_that_work or nodes
         burdens = Counter(each.node for each in self.under_way.values())
-        return replace(piece, node=min(nodes, key=burdens.__getitem__))
+        return replace(piece, node=min(sorted(nodes), key=burdens.__getitem__))
 
     def cancel(self) -> None:
         """Let go of what is under way."""
