@@ -199,6 +199,8 @@ def main(
                 cut_at = time.monotonic() - began
             time.sleep(0.1)
         code = process.returncode
+        if not cut_at:
+            sys.exit("the last host had nothing to do; give a larger --count")
         seconds = time.monotonic() - began
         typer.echo(f"{time.strftime('%Y-%m-%d')}, Ray {ray.__version__}, {HOSTS} hosts of one core")
         typer.echo(f"one host cut off after {cut_at:.0f} s of {seconds:.0f} s; exit code {code}")
